@@ -1,0 +1,1 @@
+//! Benchmarks against physical limits.

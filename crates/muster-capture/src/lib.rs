@@ -1,0 +1,1 @@
+//! Runs the drivers' capture sides into the repository.

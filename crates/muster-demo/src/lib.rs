@@ -1,0 +1,1 @@
+//! A demo fleet, its writers, the deletion script and an independent oracle.

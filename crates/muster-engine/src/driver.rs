@@ -1,0 +1,183 @@
+//! What the engine asks of a store: the restore side of one shard.
+//!
+//! A driver never decides: what to read, where to publish and in which order stands in the plan. All calls are
+//! idempotent under one (run, epoch): a step whose outcome was not recorded is simply run again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use muster_rows::{Change, Row};
+use muster_types::journal::{NeighbourDigest, Published, TableDigest};
+use muster_types::plan::LiveStore;
+use muster_types::segment::Mark;
+use muster_types::table::CapturedTable;
+use muster_types::{Epoch, Position, RunId, SiteId, StoreId};
+use tokio::sync::mpsc;
+
+/// What the caller should do about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorClass {
+    /// Trying again cannot help: the store fails, others go on.
+    Permanent,
+    /// Trying again may help.
+    Transient,
+    /// The other side asks for less: back off, not a failure.
+    Throttled,
+    /// It is not known whether the effect took place: ask (fence, publish records) before trying again.
+    Ambiguous,
+    /// A higher epoch holds the run: this engine must stop.
+    Fenced,
+}
+
+/// An error of a driver.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}; {hint}")]
+pub struct DriverError {
+    /// What to do about it, mechanically.
+    pub class: ErrorClass,
+    /// What failed and why, naming shard, store and row.
+    pub message: String,
+    /// What the operator can do.
+    pub hint: String,
+}
+
+impl DriverError {
+    /// An error of `class`.
+    pub fn new(class: ErrorClass, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { class, message: message.into(), hint: hint.into() }
+    }
+}
+
+/// A store to look at before a run.
+#[derive(Clone, Debug)]
+pub struct StoreProbe {
+    /// The store.
+    pub store: StoreId,
+    /// Its tables as they were at the recovery point, parents first.
+    pub tables: Arc<Vec<CapturedTable>>,
+}
+
+/// A store to restore: everything that its steps need.
+#[derive(Clone, Debug)]
+pub struct StoreWork {
+    /// The run.
+    pub run: RunId,
+    /// The engine's epoch.
+    pub epoch: Epoch,
+    /// The store.
+    pub store: StoreId,
+    /// Its tables as they were at the recovery point, parents first.
+    pub tables: Arc<Vec<CapturedTable>>,
+    /// The site's live rows in this store may be replaced.
+    pub overwrite: bool,
+    /// Digest of the live definitions that the plan was made for; a difference fails the publish.
+    pub definitions: Option<muster_types::Digest>,
+    /// Bound on the publish transaction, in milliseconds, unless accepted; a longer one is rolled back.
+    pub writer_block_milliseconds_max: Option<u64>,
+}
+
+impl StoreWork {
+    /// The mark that the publish transaction leaves.
+    pub fn mark(&self) -> Mark {
+        Mark { run: self.run.clone(), step: format!("publish/{}", self.store), epoch: self.epoch }
+    }
+}
+
+/// Rows of one table, in no particular order. Batches are bounded in bytes by the sender.
+#[derive(Debug)]
+pub struct RowBatch {
+    /// Index into [`StoreWork::tables`].
+    pub table: usize,
+    /// The rows: the stored columns of the table's definition.
+    pub rows: Vec<Row>,
+}
+
+/// A claim that was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimRefusal {
+    /// The store.
+    pub store: StoreId,
+    /// The open run that holds it.
+    pub held_by: RunId,
+}
+
+/// A publish that an earlier engine of the run already committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishRecord {
+    /// The store.
+    pub store: StoreId,
+    /// What it did.
+    pub published: Published,
+}
+
+/// A change in the shard's own log, not yet taken away by capture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoggedChange {
+    /// The table.
+    pub table: String,
+    /// To whom the row belongs: before the change for its old, after it for its new image. A row that changes site
+    /// appears as a delete and an insert.
+    pub site: Option<SiteId>,
+    /// Muster's mark, if Muster made the change.
+    pub mark: Option<Mark>,
+    /// The change.
+    pub change: Change,
+}
+
+/// The restore side of one shard.
+///
+/// # Errors
+/// Every method returns a [`DriverError`] whose class says what to do.
+#[async_trait]
+pub trait StoreDriver: Send + Sync {
+    /// The live state of stores: rows, definitions, claims, whether the shard takes writes. Reads only.
+    async fn probe(&self, stores: &[StoreProbe]) -> Result<Vec<LiveStore>, DriverError>;
+
+    /// Raises the shard's epoch row of the run to `epoch`, which waits for open publish transactions and fences lower
+    /// epochs, and returns what the run has published here so far. Fails as [`ErrorClass::Fenced`] when a higher epoch
+    /// stands there.
+    async fn fence(&self, run: &RunId, epoch: Epoch) -> Result<Vec<PublishRecord>, DriverError>;
+
+    /// Claims stores for the run; those held by another open run are refused, the others claimed. Repeatable.
+    async fn claim(
+        &self,
+        run: &RunId,
+        epoch: Epoch,
+        stores: &[StoreId],
+    ) -> Result<Vec<ClaimRefusal>, DriverError>;
+
+    /// Loads rows beside the live data, replacing what an earlier attempt left. Ends when `rows` closes; the caller
+    /// then knows that all were sent, or drops the staging by calling again.
+    async fn stage(&self, work: &StoreWork, rows: mpsc::Receiver<RowBatch>) -> Result<(), DriverError>;
+
+    /// Reads the staged rows back: rows and digest by table, every table of the work present.
+    async fn digest_staged(&self, work: &StoreWork) -> Result<BTreeMap<String, TableDigest>, DriverError>;
+
+    /// Makes the staged rows live in one transaction that also checks epoch, claim, definitions, that the site is not
+    /// alive and that no key is held by another site, and that records that it happened. If this run has published
+    /// the store already, returns that record and does nothing.
+    ///
+    /// `expected` is what [`Self::digest_staged`] gave; the rows that really became live are compared with it before
+    /// the commit.
+    async fn publish(
+        &self,
+        work: &StoreWork,
+        expected: &BTreeMap<String, TableDigest>,
+    ) -> Result<Published, DriverError>;
+
+    /// Changes with positions in `(after, upto]` that are still in the shard's own log, by position, and the lowest
+    /// position from which on that log is complete: what lies below was made durable in the repository.
+    async fn logged_changes(
+        &self,
+        after: Position,
+        upto: Position,
+    ) -> Result<(Position, Vec<LoggedChange>), DriverError>;
+
+    /// Digests every captured row of the shard that belongs to none of `excluded`, in one snapshot whose position is
+    /// known.
+    async fn neighbour_digest(&self, excluded: &BTreeSet<StoreId>) -> Result<NeighbourDigest, DriverError>;
+
+    /// Releases claims of these stores and removes their staging. Repeatable.
+    async fn release(&self, run: &RunId, stores: &[StoreId]) -> Result<(), DriverError>;
+}

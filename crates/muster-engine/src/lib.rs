@@ -1,0 +1,3 @@
+//! Scheduler, executor, journal and the store driver trait.
+
+pub mod driver;

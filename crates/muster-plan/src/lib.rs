@@ -1,0 +1,1 @@
+//! Catalog and request to graph, plan, checks, forecast.

@@ -1,0 +1,1 @@
+//! The repository in S3: packs, manifests, change log, run objects.

@@ -1,0 +1,1 @@
+//! The embedded S3 server: s3s-fs made safe for conditional writes.

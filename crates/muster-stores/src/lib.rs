@@ -1,0 +1,3 @@
+//! Store drivers: each has a capture and a restore side.
+
+pub mod capture;

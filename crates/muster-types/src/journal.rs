@@ -1,0 +1,198 @@
+//! Journal records: what a run did, in the order it became durable.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::ids::{Epoch, PlanId, RunId};
+use crate::plan::StepKey;
+use crate::position::Position;
+use crate::time::Timestamp;
+
+/// One object of the journal: a group of records, created if absent under the next sequence number.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JournalEntry {
+    /// Format version.
+    pub format: u32,
+    /// The run.
+    pub run: RunId,
+    /// Number in the journal, from 1.
+    pub sequence: u64,
+    /// The epoch of the writer.
+    pub epoch: Epoch,
+    /// The writing engine: process-unique.
+    pub writer: String,
+    /// Unique among the writer's entries; tells one's own success from another's.
+    pub attempt: u64,
+    /// When it was written.
+    pub at: Timestamp,
+    /// The records.
+    pub records: Vec<Record>,
+}
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Record {
+    /// The run exists.
+    Opened {
+        /// The plan.
+        plan: PlanId,
+        /// When.
+        at: Timestamp,
+        /// Who started it, host and process.
+        operator: String,
+    },
+    /// An engine took the run.
+    Taken {
+        /// Its epoch.
+        epoch: Epoch,
+        /// Host and process.
+        by: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// A step is about to have effects.
+    Started {
+        /// The step.
+        step: StepKey,
+        /// Attempt, from 1.
+        attempt: u32,
+        /// When it became ready.
+        ready_at: Timestamp,
+        /// When it started.
+        at: Timestamp,
+    },
+    /// A step is done.
+    Succeeded {
+        /// The step.
+        step: StepKey,
+        /// Attempt.
+        attempt: u32,
+        /// When.
+        at: Timestamp,
+        /// What it did.
+        outcome: Outcome,
+    },
+    /// An attempt failed.
+    Failed {
+        /// The step.
+        step: StepKey,
+        /// Attempt.
+        attempt: u32,
+        /// When.
+        at: Timestamp,
+        /// The error, with its cause and the way out.
+        error: String,
+        /// Another attempt follows.
+        will_retry: bool,
+    },
+    /// A step will not run, because one before it failed.
+    Blocked {
+        /// The step.
+        step: StepKey,
+        /// The step that failed.
+        by: StepKey,
+        /// When.
+        at: Timestamp,
+    },
+    /// Nothing is left to do.
+    Finished {
+        /// When.
+        at: Timestamp,
+        /// Sites handed back.
+        sites_restored: u64,
+        /// Sites that were not.
+        sites_failed: u64,
+    },
+    /// The operator gave the run up.
+    Abandoned {
+        /// When.
+        at: Timestamp,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What a step did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Outcome {
+    /// Of `stage`.
+    Staged {
+        /// Rows loaded.
+        rows: u64,
+        /// Compressed bytes read.
+        bytes: u64,
+        /// By table: rows and order-free digest, computed from the repository.
+        tables: BTreeMap<String, TableDigest>,
+    },
+    /// Of `verify`.
+    Verified {
+        /// Rows read back.
+        rows: u64,
+        /// Digest over all tables.
+        digest: Digest,
+    },
+    /// Of `publish`.
+    Published(Published),
+    /// Of `check`.
+    Checked {
+        /// Marked row changes read back.
+        changes: u64,
+    },
+    /// Of `handback`.
+    HandedBack,
+    /// Of `digest-before`.
+    DigestedBefore(NeighbourDigest),
+    /// Of `digest-after`.
+    DigestedAfter {
+        /// What was read.
+        digest: NeighbourDigest,
+        /// Logged changes of neighbours between the two.
+        changes: u64,
+    },
+    /// Of a `rebuilt` or `external` kind: the command's last output lines.
+    CommandRan {
+        /// Tail of its output.
+        output: String,
+    },
+}
+
+/// Rows of one table and their order-free digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableDigest {
+    /// Rows.
+    pub rows: u64,
+    /// `RowsDigest` of `muster-rows`.
+    pub digest: Digest,
+}
+
+/// What a publish transaction did; also kept in the shard, written by the same transaction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    /// Rows inserted.
+    pub rows: u64,
+    /// Live rows replaced.
+    pub replaced: u64,
+    /// First and last position of its changes in the shard's history; none if it changed nothing.
+    pub positions: Option<(Position, Position)>,
+    /// How long it held the shard's write lock, in microseconds.
+    pub blocked_micros: u64,
+    /// When it committed.
+    pub at: Timestamp,
+}
+
+/// The neighbours of a shard at one position.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NeighbourDigest {
+    /// The position.
+    pub position: Position,
+    /// Rows of sites that the run does not restore, and reference rows.
+    pub rows: u64,
+    /// The state of the order-free hash, so that changes can be added to it.
+    pub state: String,
+    /// Its digest.
+    pub digest: Digest,
+}

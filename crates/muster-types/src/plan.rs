@@ -1,0 +1,354 @@
+//! The plan: an immutable value that leaves nothing to decide at run time.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::SiteFacts;
+use crate::digest::Digest;
+use crate::ids::{IdError, Incarnation, Kind, PlanId, ShardName, SiteId, SnapshotId, StoreId};
+use crate::incident::BeforePosition;
+use crate::position::Boundary;
+use crate::request::PlanRequest;
+use crate::snapshot::{Chunk, ObjectInfo};
+use crate::table::CapturedTable;
+use crate::time::Timestamp;
+
+/// Every step, edge, input object, demand and recovery point.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Format version.
+    pub format: u32,
+    /// Digest of everything else in here; [`Plan::seal`] sets it.
+    pub id: PlanId,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Until when its objects are held against pruning.
+    pub expires_at: Timestamp,
+    /// What it answers.
+    pub request: PlanRequest,
+    /// The repository's id.
+    pub repository: String,
+    /// Digest of the topology text.
+    pub topology: Digest,
+    /// Objects read; ranges refer to them by index.
+    pub objects: Vec<ObjectInfo>,
+    /// Definitions at the recovery points; table inputs refer to them by index.
+    pub tables: Vec<CapturedTable>,
+    /// Sites, in order of execution.
+    pub sites: Vec<SitePlan>,
+    /// Touched shards.
+    pub shards: BTreeMap<ShardName, ShardPlan>,
+    /// Capacity of each pool.
+    pub pools: BTreeMap<String, u64>,
+    /// Steps; edges and journal refer to them by key.
+    pub steps: Vec<PlanStep>,
+    /// Findings of the checker.
+    pub notes: Vec<Note>,
+}
+
+impl Plan {
+    /// Computes the id from the content and sets it.
+    #[must_use]
+    pub fn seal(mut self) -> Self {
+        self.id = self.content_id();
+        self
+    }
+
+    /// The id that the content has.
+    pub fn content_id(&self) -> PlanId {
+        let blank = Self { id: Self::unsealed_id(), ..self.clone() };
+        let digest = Digest::of(&serde_json::to_vec(&blank).unwrap_or_default());
+        PlanId::new(digest.to_string()).unwrap_or_else(|_| Self::unsealed_id())
+    }
+
+    /// The id of a plan that is not sealed yet.
+    pub fn unsealed_id() -> PlanId {
+        #[expect(clippy::expect_used, reason = "a constant of permitted characters")]
+        PlanId::new("unsealed").expect("permitted")
+    }
+
+    /// The worst severity among the notes.
+    pub fn worst(&self) -> Option<Severity> {
+        self.notes.iter().map(|note| note.severity).max()
+    }
+
+    /// The plan of one store.
+    pub fn store(&self, store: &StoreId) -> Option<(&SitePlan, &StorePlan)> {
+        let site = self.sites.iter().find(|site| site.site == store.site)?;
+        site.stores.iter().find(|candidate| candidate.kind == store.kind).map(|found| (site, found))
+    }
+}
+
+/// One site's part.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SitePlan {
+    /// The site.
+    pub site: SiteId,
+    /// What was true of it at the target.
+    pub facts: SiteFacts,
+    /// The moment asked for.
+    pub target: Timestamp,
+    /// When it stopped working.
+    pub outage_at: Option<Timestamp>,
+    /// Wave, from 0.
+    pub wave: u32,
+    /// Recovery time target of its tier, in seconds.
+    pub rto_seconds: u64,
+    /// Recovery point target of its tier, in seconds.
+    pub rpo_seconds: u64,
+    /// Its stores.
+    pub stores: Vec<StorePlan>,
+}
+
+/// How a store's data comes back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Restoration {
+    /// Rows that Muster holds.
+    Restored,
+    /// Derived: the command re-creates it.
+    Rebuilt {
+        /// Program and arguments; `{site}` stands for the bare site id.
+        command: Vec<String>,
+    },
+    /// Outside: the command runs at hand-back and its exit code is the check.
+    External {
+        /// Program and arguments; `{site}` stands for the bare site id.
+        command: Vec<String>,
+    },
+}
+
+/// One store's part.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StorePlan {
+    /// Its kind.
+    pub kind: Kind,
+    /// How it comes back.
+    pub restoration: Restoration,
+    /// The shard that held it at the target.
+    pub source: ShardName,
+    /// The shard that gets it.
+    pub shard: ShardName,
+    /// The position asked for, where the target is one.
+    pub before: Option<BeforePosition>,
+    /// The history that `reached` is a place of.
+    pub incarnation: Incarnation,
+    /// The recovery point.
+    pub reached: Boundary,
+    /// Why `reached` is not the target, in words.
+    pub reached_because: String,
+    /// The snapshot under it, if it needs one.
+    pub snapshot: Option<SnapshotId>,
+    /// What to read, a table each; tables are in the order of insertion (parents first).
+    pub tables: Vec<TableInput>,
+    /// Rows expected: snapshot plus inserts minus deletes.
+    pub rows: u64,
+    /// Compressed bytes to read.
+    pub bytes: u64,
+    /// Bytes of text to load.
+    pub raw_bytes: u64,
+    /// The live state of the store when the plan was made.
+    pub live: LiveStore,
+    /// Live rows may be replaced.
+    pub overwrite: bool,
+    /// Estimate of how long publishing blocks other writers, in milliseconds.
+    pub publish_block_milliseconds: u64,
+}
+
+/// What to read for one (site, table).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableInput {
+    /// Index into [`Plan::tables`].
+    pub table: u32,
+    /// The rows that the fold starts from, with their order-free digest; none if the table starts empty.
+    pub base: Option<BaseInput>,
+    /// Changes behind the base up to the recovery point, in order of position.
+    pub changes: Vec<ChangesInput>,
+}
+
+/// Rows of a snapshot, or of a table read again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseInput {
+    /// Index into [`Plan::objects`].
+    pub object: u32,
+    /// The rows.
+    pub chunks: Vec<Chunk>,
+    /// Their order-free digest.
+    pub rows_digest: Digest,
+}
+
+/// Changes of one segment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangesInput {
+    /// Index into [`Plan::objects`].
+    pub object: u32,
+    /// The changes.
+    pub chunks: Vec<Chunk>,
+}
+
+/// What a driver says of a store that is live now.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveStore {
+    /// Live rows of the site in this store.
+    pub rows: u64,
+    /// Digest of the live definitions of the store's tables.
+    pub definitions: Option<Digest>,
+    /// Live definitions by table name differ from those at the recovery point: what that means, per table.
+    pub differences: Vec<String>,
+    /// The open run that claims the store, if any.
+    pub claimed_by: Option<String>,
+    /// The shard cannot take writes, in words.
+    pub unwritable: Option<String>,
+}
+
+/// One shard's part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardPlan {
+    /// Its region.
+    pub region: String,
+    /// Its driver.
+    pub driver: String,
+    /// Bound on how long a publish may block other writers, in milliseconds.
+    pub writer_block_milliseconds_max: u64,
+    /// Stores published into it.
+    pub stores: u64,
+    /// Rows published into it.
+    pub rows: u64,
+    /// Kinds of the tables that Muster captures in it.
+    pub kinds: Vec<Kind>,
+}
+
+/// What a step does.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum StepKey {
+    /// Load a store's rows at its recovery point beside the live data.
+    Stage(StoreId),
+    /// Prove the staged rows equal to what the repository holds.
+    Verify(StoreId),
+    /// Make them live in one transaction.
+    Publish(StoreId),
+    /// Read back what the publishes of a site did.
+    Check(SiteId),
+    /// Give the site back: release claims, remove staging.
+    Handback(SiteId),
+    /// Digest the neighbours of a shard before the first publish in it.
+    DigestBefore(ShardName),
+    /// Digest them after the last one, and explain the difference by the log.
+    DigestAfter(ShardName),
+}
+
+impl fmt::Display for StepKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stage(store) => write!(f, "stage/{store}"),
+            Self::Verify(store) => write!(f, "verify/{store}"),
+            Self::Publish(store) => write!(f, "publish/{store}"),
+            Self::Check(site) => write!(f, "check/{site}"),
+            Self::Handback(site) => write!(f, "handback/{site}"),
+            Self::DigestBefore(shard) => write!(f, "digest-before/{shard}"),
+            Self::DigestAfter(shard) => write!(f, "digest-after/{shard}"),
+        }
+    }
+}
+
+impl FromStr for StepKey {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let malformed = || IdError::Malformed { text: text.to_owned(), wanted: "step" };
+        let (verb, subject) = text.split_once('/').ok_or_else(malformed)?;
+        Ok(match verb {
+            "stage" => Self::Stage(subject.parse()?),
+            "verify" => Self::Verify(subject.parse()?),
+            "publish" => Self::Publish(subject.parse()?),
+            "check" => Self::Check(subject.parse()?),
+            "handback" => Self::Handback(subject.parse()?),
+            "digest-before" => Self::DigestBefore(subject.parse()?),
+            "digest-after" => Self::DigestAfter(subject.parse()?),
+            _ => return Err(malformed()),
+        })
+    }
+}
+
+impl TryFrom<String> for StepKey {
+    type Error = IdError;
+
+    fn try_from(text: String) -> Result<Self, IdError> {
+        text.parse()
+    }
+}
+
+impl From<StepKey> for String {
+    fn from(key: StepKey) -> Self {
+        key.to_string()
+    }
+}
+
+impl StepKey {
+    /// The site that the step works for, if it is one's.
+    pub fn site(&self) -> Option<&SiteId> {
+        match self {
+            Self::Stage(store) | Self::Verify(store) | Self::Publish(store) => Some(&store.site),
+            Self::Check(site) | Self::Handback(site) => Some(site),
+            Self::DigestBefore(_) | Self::DigestAfter(_) => None,
+        }
+    }
+
+    /// The store that the step works on, if it is one's.
+    pub fn store(&self) -> Option<&StoreId> {
+        match self {
+            Self::Stage(store) | Self::Verify(store) | Self::Publish(store) => Some(store),
+            _ => None,
+        }
+    }
+}
+
+/// A step, its edges and what it needs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlanStep {
+    /// Its key.
+    pub key: StepKey,
+    /// Steps that must have succeeded first: indexes into [`Plan::steps`].
+    pub after: Vec<u32>,
+    /// Steps that must have ended first, whatever their outcome: indexes into [`Plan::steps`].
+    pub after_ended: Vec<u32>,
+    /// Units of each pool held while it runs.
+    pub demand: BTreeMap<String, u64>,
+    /// Expected duration in microseconds.
+    pub estimate_micros: u64,
+    /// Wave, from 0.
+    pub wave: u32,
+}
+
+/// How serious a note is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Worth knowing.
+    Info,
+    /// Worth a decision.
+    Warning,
+    /// The subject cannot be restored as asked; the others can.
+    Error,
+    /// The plan as a whole cannot be applied.
+    Fatal,
+}
+
+/// A finding of the checker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// How serious.
+    pub severity: Severity,
+    /// Stable name of the finding, e.g. `site-alive`.
+    pub code: String,
+    /// What it is about: a site, store, shard or the plan.
+    pub subject: String,
+    /// What was found.
+    pub text: String,
+    /// What to do about it.
+    pub hint: String,
+}

@@ -1,0 +1,201 @@
+//! The topology: kinds and their dependencies, shards, tiers, limits, and the ownership of every table.
+//!
+//! [`Topology::parse`] turns the TOML file into this validated form or into errors that name file, line and way out.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::digest::Digest;
+use crate::ids::{Kind, ShardName};
+use crate::table::Owner;
+
+/// A validated topology. Every reference in it resolves; the kinds' dependencies have no cycle.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Topology {
+    /// Digest of the text that it was parsed from.
+    pub digest: Digest,
+    /// The fleet's name.
+    pub fleet: String,
+    /// Where the repository is.
+    pub repository: RepositoryConfig,
+    /// Capture's intervals and limits.
+    pub capture: CaptureConfig,
+    /// Limits of a run.
+    pub limits: RunLimits,
+    /// Where a site's name, region, tier and customer stand.
+    pub directory: Directory,
+    /// Where a site's licensed products and apps stand, if anywhere.
+    pub licences: Option<Licences>,
+    /// By name.
+    pub tiers: BTreeMap<String, Tier>,
+    /// By name, in dependency order when iterated through [`Topology::kinds_in_order`].
+    pub kinds: BTreeMap<Kind, KindConfig>,
+    /// By name.
+    pub shards: BTreeMap<ShardName, ShardConfig>,
+    /// Declared tables, by name; a name means the same in every shard that hosts the table's kind.
+    pub tables: BTreeMap<String, TableConfig>,
+}
+
+/// The repository's bucket and how to reach it; credentials come from the environment as for any AWS client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RepositoryConfig {
+    /// Bucket.
+    pub bucket: String,
+    /// Key prefix within it, without slashes at the ends; may be empty.
+    pub prefix: String,
+    /// S3 region.
+    pub region: String,
+    /// Endpoint, for anything but AWS.
+    pub endpoint: Option<String>,
+    /// Address buckets in the path.
+    pub path_style: bool,
+    /// Folder of the embedded S3 server that serves `endpoint`; started by the first command that needs it.
+    pub embedded: Option<PathBuf>,
+}
+
+/// Capture's intervals and limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CaptureConfig {
+    /// Between two polls of a shard.
+    pub poll_interval_milliseconds: u64,
+    /// An idle shard gets a watermark this often.
+    pub watermark_interval_seconds: u64,
+    /// A snapshot's read transaction may last so long.
+    pub snapshot_seconds_max: u64,
+}
+
+/// Limits of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunLimits {
+    /// S3 requests in flight.
+    pub s3_requests: u64,
+    /// Bytes of rows and objects in flight.
+    pub bytes_in_flight: u64,
+    /// Stores staged at once, over all shards.
+    pub stage_slots: u64,
+    /// Attempts of one step.
+    pub attempts: u32,
+}
+
+/// The directory: one row a site.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Directory {
+    /// The kind that holds it.
+    pub kind: Kind,
+    /// The table; its tenant column is the site's id.
+    pub table: String,
+    /// Columns by what they say.
+    pub columns: DirectoryColumns,
+}
+
+/// Names of the directory's columns; what has none is unknown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DirectoryColumns {
+    /// Display name.
+    pub name: Option<String>,
+    /// Region.
+    pub region: Option<String>,
+    /// Tier.
+    pub tier: Option<String>,
+    /// Customer.
+    pub customer: Option<String>,
+    /// Non-zero for the operator's own sites.
+    pub internal: Option<String>,
+    /// Number of users.
+    pub users: Option<String>,
+}
+
+/// The licence table: one row per licensed product or app of a site.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Licences {
+    /// The kind that holds it.
+    pub kind: Kind,
+    /// The table.
+    pub table: String,
+    /// The column that names the kind, e.g. `product:confluence`.
+    pub product_column: String,
+    /// Non-zero where the licence is active; without it all are.
+    pub active_column: Option<String>,
+}
+
+/// A tier and its targets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tier {
+    /// Recovery time target.
+    pub rto_seconds: u64,
+    /// Recovery point target.
+    pub rpo_seconds: u64,
+}
+
+/// How a kind comes back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KindMode {
+    /// Muster holds its rows.
+    Restored,
+    /// The command re-creates it after its dependencies are published.
+    Rebuilt {
+        /// Program and arguments.
+        command: Vec<String>,
+    },
+    /// The command is run and checked at hand-back.
+    External {
+        /// Program and arguments.
+        command: Vec<String>,
+    },
+}
+
+/// A kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KindConfig {
+    /// Kinds of the same site that must be published first (those that the site has).
+    pub after: Vec<Kind>,
+    /// Staging, too, waits for `after`.
+    pub stage_waits: bool,
+    /// How it comes back.
+    pub mode: KindMode,
+}
+
+/// A shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardConfig {
+    /// Where it is and how to speak to it.
+    pub driver: DriverConfig,
+    /// Its region.
+    pub region: String,
+    /// Kinds it hosts.
+    pub kinds: Vec<Kind>,
+    /// Stores staged at once.
+    pub stage_slots: u64,
+    /// Publish transactions at once; SQLite has one writer.
+    pub publish_slots: u64,
+    /// A publish may block other writers so long.
+    pub writer_block_milliseconds_max: u64,
+}
+
+/// A driver and what it needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DriverConfig {
+    /// A SQLite file.
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl DriverConfig {
+    /// The driver's name in the topology.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Sqlite { .. } => "sqlite",
+        }
+    }
+}
+
+/// A declared table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableConfig {
+    /// The kind that its rows are part of.
+    pub kind: Kind,
+    /// To whom they belong.
+    pub owner: Owner,
+}
