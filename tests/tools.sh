@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# The public tools that the break-glass test restores a store with. Installs what is missing where it can.
+set -euo pipefail
+missing=()
+for tool in zstd sqlite3 python3; do
+    command -v "$tool" >/dev/null || missing+=("$tool")
+done
+[ ${#missing[@]} -eq 0 ] && exit 0
+if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+    apt-get update -qq && apt-get install -y -qq "${missing[@]}"
+    exit 0
+fi
+echo "missing: ${missing[*]}. Install them (Debian: apt-get install ${missing[*]}) and run again." >&2
+exit 1
