@@ -124,24 +124,41 @@ impl RowBuilder {
         Self::default()
     }
 
-    /// Appends a field.
+    /// Appends a field. The bytes of `Null` and `Unchanged` are ignored.
     ///
     /// # Panics
     /// When the row exceeds 4 GiB, which is above SQLite's and PostgreSQL's limit of one row.
     pub fn push(&mut self, class: Class, bytes: &[u8]) -> &mut Self {
-        self.bytes.extend_from_slice(bytes);
+        if !matches!(class, Class::Null | Class::Unchanged) {
+            self.bytes.extend_from_slice(bytes);
+        }
+        self.close_field(class);
+        self
+    }
+
+    /// Where the bytes of the next field are to be appended; [`Self::close_field`] ends it.
+    pub(crate) fn open_field(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// Ends the field whose bytes were appended since the last one.
+    pub(crate) fn close_field(&mut self, class: Class) {
         #[expect(clippy::expect_used, reason = "rows of both databases are far below 4 GiB")]
         let end = u32::try_from(self.bytes.len()).expect("row below 4 GiB");
         self.spans.push((class, end));
-        self
+    }
+
+    /// Forgets the fields pushed so far.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.spans.clear();
     }
 
     /// Takes the row built so far and starts anew.
     pub fn take(&mut self) -> Row {
         let spans = self.spans.iter().map(|&(class, end)| Span { class, end }).collect();
         let row = Row { bytes: self.bytes.as_slice().into(), spans };
-        self.bytes.clear();
-        self.spans.clear();
+        self.clear();
         row
     }
 }

@@ -1,0 +1,116 @@
+//! Order-free digests.
+
+use muster_rows::{Class, Row, RowBuilder, RowsDigest, encode_row};
+use proptest::prelude::*;
+
+fn row() -> impl Strategy<Value = Row> {
+    let class = prop_oneof![Just(Class::Null), Just(Class::Text), Just(Class::Integer), Just(Class::Blob)];
+    let field = (class, prop::collection::vec(any::<u8>(), 0..6));
+    prop::collection::vec(field, 0..4).prop_map(|fields| {
+        let mut builder = RowBuilder::new();
+        for (class, bytes) in fields {
+            builder.push(class, &bytes);
+        }
+        builder.take()
+    })
+}
+
+fn digest_of<'a>(rows: impl IntoIterator<Item = &'a (String, Row)>) -> RowsDigest {
+    let mut digest = RowsDigest::new();
+    for (table, row) in rows {
+        digest.add(table, row);
+    }
+    digest
+}
+
+proptest! {
+    #[test]
+    fn neither_order_nor_grouping_matters(
+        rows in prop::collection::vec(("[ab]{0,2}", row()), 0..12),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let cut = cut.index(rows.len() + 1);
+        let all = digest_of(&rows);
+        prop_assert_eq!(&all, &digest_of(rows.iter().rev()));
+        let mut merged = digest_of(&rows[cut..]);
+        merged.merge(&digest_of(&rows[..cut]));
+        prop_assert_eq!(all.finish(), merged.finish());
+        merged.unmerge(&digest_of(&rows[cut..]));
+        prop_assert_eq!(merged, digest_of(&rows[..cut]));
+    }
+
+    #[test]
+    fn removing_undoes_adding(rows in prop::collection::vec(("[ab]{0,2}", row()), 1..8), first in any::<bool>()) {
+        let mut digest = digest_of(&rows);
+        let (table, row) = &rows[0];
+        if first {
+            let mut negative = RowsDigest::new();
+            negative.remove(table, row);
+            digest.merge(&negative);
+        } else {
+            digest.remove(table, row);
+        }
+        prop_assert_eq!(digest, digest_of(&rows[1..]));
+    }
+
+    #[test]
+    fn different_sets_differ(
+        a in prop::collection::vec(("[ab]{0,2}", row()), 0..4),
+        b in prop::collection::vec(("[ab]{0,2}", row()), 0..4),
+    ) {
+        let sorted = |rows: &[(String, Row)]| {
+            let line = |(table, row): &(String, Row)| {
+                let mut line = Vec::new();
+                encode_row(row, &mut line);
+                (table.clone(), line)
+            };
+            let mut lines: Vec<_> = rows.iter().map(line).collect();
+            lines.sort();
+            lines
+        };
+        let same = sorted(&a) == sorted(&b);
+        prop_assert_eq!(same, digest_of(&a).finish() == digest_of(&b).finish());
+    }
+
+    #[test]
+    fn the_state_survives_its_text(rows in prop::collection::vec(("[ab]{0,2}", row()), 0..6)) {
+        let digest = digest_of(&rows);
+        let hex = digest.to_hex();
+        prop_assert_eq!(hex.len(), 4096);
+        prop_assert_eq!(RowsDigest::from_hex(&hex).unwrap(), digest);
+    }
+}
+
+fn one(text: &[u8]) -> Row {
+    RowBuilder::new().push(Class::Text, text).take()
+}
+
+#[test]
+fn the_table_name_is_part_of_it_and_cannot_run_into_the_row() {
+    let of = |table: &str, text: &[u8]| digest_of(&[(table.to_owned(), one(text))]).finish();
+    assert_ne!(of("users", b"1"), of("groups", b"1"));
+    assert_ne!(of("a", b"b1"), of("ab", b"1"));
+}
+
+#[test]
+fn a_row_twice_is_not_a_row_once() {
+    let once = ("t".to_owned(), one(b"x"));
+    assert_ne!(digest_of([&once]), digest_of([&once, &once]));
+    assert_ne!(digest_of([&once, &once]), RowsDigest::new());
+}
+
+#[test]
+fn other_texts_are_no_states() {
+    let hex = RowsDigest::new().to_hex();
+    assert!(RowsDigest::from_hex(&hex[1..]).is_err());
+    assert!(RowsDigest::from_hex(&hex.replacen('0', "g", 1)).is_err());
+    assert!(RowsDigest::from_hex(&"é".repeat(2048)).is_err());
+}
+
+/// Digests are stored, so they must stay what they are.
+#[test]
+fn its_values_are_fixed() {
+    let digest = digest_of(&[("users".to_owned(), one(b"ann"))]);
+    assert_eq!(RowsDigest::new().finish().short(), "EMPTY");
+    assert_eq!(digest.finish().short(), "ANN");
+}
