@@ -1,1 +1,57 @@
 //! The repository in S3: packs, manifests, change log, run objects.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`objects`] | the [`Objects`] trait: what Muster asks of an object store |
+//! | [`s3`] | [`S3Objects`]: that trait over `aws-sdk-s3` |
+//! | [`memory`] | [`MemoryObjects`]: that trait in memory, and [`memory::Faulty`], a wrapper that injects faults |
+//! | [`repository`] | [`Repository`]: open or create one; incarnations of shards |
+//! | [`keys`] | where each object lies |
+//! | [`snapshot`] | [`SnapshotWriter`]: packs, pages and root of one snapshot |
+//! | [`segment`] | [`SegmentSpool`]: the data and frames of one change-log segment |
+//! | [`chain`] | [`Chain`]: the create-if-absent chain of segment indexes |
+//! | [`catalog`] | what can be restored, read for chosen sites |
+//! | [`range`] | [`range::RangeReader`]: coalesced ranged reads, each fetched once |
+//! | [`rows`] | the rows of one table at a recovery point |
+//! | [`runs`] | [`RunObjects`]: plan and journal of a run |
+//!
+//! # Invariants
+//! - Only this crate names `aws-sdk-s3`.
+//! - Every byte range that is read back is checked against a BLAKE3 digest before it is used.
+//! - Every document says its format; a newer one is refused before anything else of it is read.
+//! - Objects are written once. Data is durable before the object that names it.
+//!
+//! # Errors
+//! [`RepoError`]: a kind by what the caller can do, a message naming the object, and a hint.
+//!
+//! # Not here
+//! What to restore (`muster-plan`), where rows come from and go to (`muster-stores`).
+
+pub mod catalog;
+pub mod chain;
+mod chunk;
+mod create;
+mod document;
+pub mod error;
+pub mod keys;
+pub mod memory;
+pub mod objects;
+pub mod range;
+pub mod repository;
+pub mod rows;
+pub mod runs;
+pub mod s3;
+pub mod segment;
+pub mod snapshot;
+
+pub use chain::{Chain, ChainError, ChainHead};
+pub use error::{RepoError, RepoErrorKind};
+pub use memory::MemoryObjects;
+pub use objects::{Creation, ObjectEntry, Objects};
+//pub use range::{RangeLimits, RangeReader};
+pub use repository::{IncarnationDocument, Repository};
+//pub use rows::TableRows;
+pub use runs::RunObjects;
+pub use s3::{S3Config, S3Objects};
+pub use segment::{SegmentSpool, SpooledSegment};
+pub use snapshot::SnapshotWriter;

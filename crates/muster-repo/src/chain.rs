@@ -1,0 +1,246 @@
+//! The chain of segments of one incarnation.
+//!
+//! # Invariants
+//! - Segment n+1 names the digest of the stored bytes of segment n's index and continues from its boundary.
+//! - A segment's data is durable before its index is created.
+//! - Slots are created if absent: of two writers one wins, and the other is told ([`ChainError::Lost`]).
+//!
+//! # Errors
+//! After any error of [`Chain::append`] the chain must be opened again: what became of the slot is read, not guessed.
+
+use muster_types::format::FORMAT;
+use muster_types::segment::Segment;
+use muster_types::{Boundary, Digest, Incarnation, ShardName};
+
+use crate::document::{from_json_zstd, to_json_zstd};
+use crate::error::RepoError;
+use crate::keys;
+use crate::objects::Creation;
+use crate::repository::Repository;
+use crate::segment::SpooledSegment;
+
+/// The last segment of a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChainHead {
+    /// Its number.
+    pub sequence: u64,
+    /// Digest of its index, as stored.
+    pub digest: Digest,
+    /// Where it ends.
+    pub boundary: Boundary,
+    /// Digest of its predecessor's index.
+    pub predecessor: Option<Digest>,
+}
+
+/// Why a segment was not appended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChainError {
+    /// Another writer has the slot: a second capture of this shard runs, or an earlier try of this one landed.
+    #[error(
+        "segment {sequence} of shard `{shard}` was written by `{writer}`; another `muster capture` follows this \
+         shard: stop one of them"
+    )]
+    Lost {
+        /// The shard.
+        shard: ShardName,
+        /// The slot.
+        sequence: u64,
+        /// Who has it.
+        writer: String,
+    },
+    /// Anything else.
+    #[error(transparent)]
+    Repo(#[from] RepoError),
+}
+
+/// The chain of one incarnation, at its head.
+#[derive(Debug)]
+pub struct Chain {
+    repository: Repository,
+    shard: ShardName,
+    incarnation: Incarnation,
+    head: Option<ChainHead>,
+    /// An append ended in an error: the head may be another by now.
+    stale: bool,
+}
+
+impl Chain {
+    /// Finds the head. Lists the whole log; [`Self::open_from`] lists only its end.
+    ///
+    /// # Errors
+    /// What the object store answers; a missing or damaged segment at the end of the chain.
+    pub async fn open(
+        repository: &Repository,
+        shard: &ShardName,
+        incarnation: &Incarnation,
+    ) -> Result<Self, RepoError> {
+        Self::open_from(repository, shard, incarnation, 1).await
+    }
+
+    /// Finds the head, knowing that segment `known` exists if any does.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_from(
+        repository: &Repository,
+        shard: &ShardName,
+        incarnation: &Incarnation,
+        known: u64,
+    ) -> Result<Self, RepoError> {
+        let mut chain = Self {
+            repository: repository.clone(),
+            shard: shard.clone(),
+            incarnation: incarnation.clone(),
+            head: None,
+            stale: false,
+        };
+        // From the predecessor on, to verify the link.
+        let first = known.saturating_sub(1).max(1);
+        let sequences = chain.sequences(first).await?;
+        let Some(&last) = sequences.last() else { return Ok(chain) };
+        let expected = first..=last;
+        if let Some(missing) = expected.zip(&sequences).find(|&(expected, &found)| expected != found) {
+            return Err(RepoError::not_found(&keys::segment_index(shard, incarnation, missing.0)));
+        }
+        let (segment, digest) = chain.read(last).await?;
+        if last > 1 {
+            chain.verify_link(&segment, last).await?;
+        }
+        let boundary = segment.boundary;
+        chain.head = Some(ChainHead { sequence: last, digest, boundary, predecessor: segment.predecessor });
+        Ok(chain)
+    }
+
+    async fn sequences(&self, first: u64) -> Result<Vec<u64>, RepoError> {
+        let folder = keys::log(&self.shard, &self.incarnation);
+        let after = keys::segment_index(&self.shard, &self.incarnation, first - 1);
+        let entries = self.repository.objects().list(&folder, Some(&after)).await?;
+        Ok(entries.iter().filter_map(|entry| keys::index_sequence(&folder, &entry.key)).collect())
+    }
+
+    async fn read(&self, sequence: u64) -> Result<(Segment, Digest), RepoError> {
+        let key = keys::segment_index(&self.shard, &self.incarnation, sequence);
+        let body = self.repository.objects().get(&key).await?;
+        let body = body.ok_or_else(|| RepoError::not_found(&key))?;
+        Ok((from_json_zstd(&key, &body)?, Digest::of(&body)))
+    }
+
+    async fn verify_link(&self, segment: &Segment, sequence: u64) -> Result<(), RepoError> {
+        let (_, predecessor) = self.read(sequence - 1).await?;
+        if segment.predecessor == Some(predecessor) {
+            return Ok(());
+        }
+        let key = keys::segment_index(&self.shard, &self.incarnation, sequence - 1);
+        let named = segment.predecessor.map_or("none".to_owned(), |digest| digest.short());
+        Err(RepoError::damaged(
+            &key,
+            format!("its digest is {}, and segment {sequence} names {named} as its predecessor", predecessor.short()),
+        ))
+    }
+
+    /// The last segment, if there is one.
+    pub fn head(&self) -> Option<ChainHead> {
+        self.head
+    }
+
+    /// The shard.
+    pub fn shard(&self) -> &ShardName {
+        &self.shard
+    }
+
+    /// The incarnation.
+    pub fn incarnation(&self) -> &Incarnation {
+        &self.incarnation
+    }
+
+    /// Appends a segment: uploads its data, then creates its index. `after` is the boundary that it continues from:
+    /// the head's, or a later one where history is missing, which readers take for a gap. `writer` must be unique
+    /// to the process.
+    ///
+    /// # Errors
+    /// [`ChainError::Lost`] when another writer has the slot; what disk and object store answer. The chain must be
+    /// opened again then.
+    pub async fn append(
+        &mut self,
+        spooled: SpooledSegment,
+        after: Boundary,
+        boundary: Boundary,
+        clock_offset_micros: (i64, u64),
+        writer: &str,
+    ) -> Result<ChainHead, ChainError> {
+        self.check_append(&spooled, after, boundary)?;
+        self.stale = true;
+        let sequence = self.head.map_or(1, |head| head.sequence + 1);
+        let mut data = None;
+        if let Some(file) = &spooled.data {
+            let key = keys::segment_data(&self.shard, &self.incarnation, sequence, &file.digest);
+            self.repository.objects().put_file(&key, file.path()).await?;
+            data = Some(file.object(key));
+        }
+        let predecessor = self.head.map(|head| head.digest);
+        let segment = Segment {
+            format: FORMAT,
+            shard: self.shard.clone(),
+            incarnation: self.incarnation.clone(),
+            sequence,
+            predecessor,
+            writer: writer.to_owned(),
+            after,
+            boundary,
+            clock_offset_micros,
+            data,
+            tables: spooled.tables,
+            marks: spooled.marks,
+            sites: spooled.sites,
+            unowned: spooled.unowned,
+            table_events: spooled.table_events,
+        };
+        let digest = self.create_index(&segment).await?;
+        let head = ChainHead { sequence, digest, boundary, predecessor };
+        self.head = Some(head);
+        self.stale = false;
+        Ok(head)
+    }
+
+    async fn create_index(&self, segment: &Segment) -> Result<Digest, ChainError> {
+        let key = keys::segment_index(&self.shard, &self.incarnation, segment.sequence);
+        let body = to_json_zstd(segment)?;
+        match self.repository.objects().create(&key, body.clone()).await? {
+            Creation::Mine => Ok(Digest::of(&body)),
+            Creation::Other(theirs) => {
+                let theirs: Segment = from_json_zstd(&key, &theirs)?;
+                let sequence = segment.sequence;
+                Err(ChainError::Lost { shard: self.shard.clone(), sequence, writer: theirs.writer })
+            }
+        }
+    }
+
+    fn check_append(
+        &self,
+        spooled: &SpooledSegment,
+        after: Boundary,
+        boundary: Boundary,
+    ) -> Result<(), RepoError> {
+        if self.stale {
+            return Err(RepoError::misuse("an append after a failed one, without opening the chain again"));
+        }
+        let head = self.head.map_or(after, |head| head.boundary);
+        if after.position < head.position || boundary.position < after.position || boundary.at < after.at {
+            return Err(RepoError::misuse(format!(
+                "a segment from {after:?} to {boundary:?} does not continue the chain, which ends at {head:?}"
+            )));
+        }
+        let outside = |frame: &&muster_types::segment::LogFrame| {
+            frame.span.is_some_and(|(first, last)| {
+                first.key.position <= after.position || last.key.position > boundary.position
+            })
+        };
+        match spooled.frames().find(outside) {
+            Some(frame) => Err(RepoError::misuse(format!(
+                "changes {:?} lie outside their segment, which goes from {after:?} to {boundary:?}",
+                frame.span
+            ))),
+            None => Ok(()),
+        }
+    }
+}

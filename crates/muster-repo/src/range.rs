@@ -1,0 +1,1 @@
+//! Ranged reads of many parts of few objects, coalesced.

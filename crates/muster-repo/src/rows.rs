@@ -1,0 +1,2 @@
+//! The rows of one table at a recovery point.
+pub struct TableRows;
