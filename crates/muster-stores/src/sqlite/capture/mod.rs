@@ -1,0 +1,1 @@
+//! The capture side of a SQLite shard.

@@ -1,0 +1,10 @@
+//! SQLite shards: one file with many sites' rows.
+//!
+//! - [`schema`]: reading table definitions. [`value`]: SQLite values as fields and back.
+//! - [`system`]: names and definitions of the `_muster_*` tables that Muster keeps in the shard.
+//! - [`capture`]: the capture side, a [`CaptureSource`](crate::capture::CaptureSource).
+
+pub mod capture;
+pub mod schema;
+pub mod system;
+pub mod value;
