@@ -1,1 +1,29 @@
-//! Catalog and request to graph, plan, checks, forecast.
+//! Catalog and request to dependency graph, plan, checks, forecast; and what a responder reads from the change log.
+//!
+//! Table of contents:
+//! - [`planner`]: [`select_stores`] and [`plan`], the two phases of planning.
+//! - [`check`]: the separate checker; its codes and severities.
+//! - [`stores`], [`recovery`], [`inputs`]: which stores a site had at a target, the recovery points, what to read.
+//! - [`graph`], [`estimate`], [`forecast`]: steps, what they take, how long they last.
+//! - [`index`], [`order`]: lookups over a catalog; parents before children.
+//!
+//! # Invariants
+//! - Pure: no I/O, no clock, no randomness. Equal input gives equal output.
+//! - Planning k sites costs O(k log n); no history is scanned per site.
+
+pub mod check;
+pub mod estimate;
+pub mod forecast;
+pub mod graph;
+pub mod index;
+pub mod inputs;
+pub mod order;
+pub mod planner;
+pub mod recovery;
+pub mod stores;
+
+pub use check::check;
+pub use forecast::{Forecast, SiteForecast, forecast};
+pub use inputs::{InputError, StoreInputs, store_inputs};
+pub use planner::{PlanError, PlanInput, StoreToProbe, plan, select_stores};
+pub use recovery::{NoRecoveryPoint, RecoveryPoint, Target, recovery_point};

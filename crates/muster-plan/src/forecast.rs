@@ -1,0 +1,161 @@
+//! How long a plan is expected to take: list scheduling of its steps over its pools.
+//!
+//! Steps start in the order of the plan as soon as what they come after has ended and their pools have room. Steps
+//! with equal demands wait in one line, so that the cost is that of a priority queue and not of a scan.
+//!
+//! # Invariants
+//! - A step that never fits, and what comes after it, is left out of the forecast; the checker names it.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+
+use muster_types::SiteId;
+use muster_types::plan::{Plan, PlanStep, StepKey};
+
+/// Demands in bytes differ from store to store; in steps of this size they make few lines.
+const LINE_UNITS: u64 = 4 * 1024 * 1024;
+
+fn rounded(units: u64) -> u64 {
+    if units < LINE_UNITS { units } else { units.next_multiple_of(LINE_UNITS) }
+}
+
+/// Expected times, from the start of the run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Forecast {
+    /// Until the last step has ended, in microseconds.
+    pub total_micros: u64,
+    /// Sites in the order in which they are expected back.
+    pub sites: Vec<SiteForecast>,
+}
+
+/// One site.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SiteForecast {
+    /// The site.
+    pub site: SiteId,
+    /// Until it is handed back, in microseconds.
+    pub back_after_micros: u64,
+}
+
+/// The expected course of `plan`.
+pub fn forecast(plan: &Plan) -> Forecast {
+    Simulation::new(plan).run()
+}
+
+/// Steps that want the same of every pool, by ascending number.
+#[derive(Default)]
+struct Line {
+    demand: Vec<(usize, u64)>,
+    waiting: BTreeSet<u32>,
+}
+
+struct Simulation<'a> {
+    steps: &'a [PlanStep],
+    free: Vec<u64>,
+    lines: Vec<Line>,
+    line_of: Vec<usize>,
+    /// By step: how many of those it comes after have not ended.
+    open: Vec<u32>,
+    next: Vec<Vec<u32>>,
+    /// First of each line that has any, by number of the step.
+    heads: BTreeSet<(u32, usize)>,
+    running: BinaryHeap<Reverse<(u64, u32)>>,
+}
+
+impl<'a> Simulation<'a> {
+    fn new(plan: &'a Plan) -> Self {
+        let names: BTreeMap<&str, usize> =
+            plan.pools.keys().enumerate().map(|(i, pool)| (pool.as_str(), i)).collect();
+        let mut by_demand: BTreeMap<Vec<(usize, u64)>, usize> = BTreeMap::new();
+        let mut lines: Vec<Line> = Vec::new();
+        let mut next = vec![Vec::new(); plan.steps.len()];
+        let mut open = Vec::with_capacity(plan.steps.len());
+        let mut line_of = Vec::with_capacity(plan.steps.len());
+        for (number, step) in plan.steps.iter().enumerate() {
+            // An unknown pool has no room: number `names.len()`.
+            let pool = |name: &str| names.get(name).copied().unwrap_or(names.len());
+            let demand: Vec<(usize, u64)> =
+                step.demand.iter().map(|(name, units)| (pool(name), rounded(*units))).collect();
+            let line = *by_demand.entry(demand.clone()).or_insert_with(|| {
+                lines.push(Line { demand, waiting: BTreeSet::new() });
+                lines.len() - 1
+            });
+            line_of.push(line);
+            for before in step.after.iter().chain(&step.after_ended) {
+                next[*before as usize].push(number as u32);
+            }
+            open.push((step.after.len() + step.after_ended.len()) as u32);
+        }
+        let mut free: Vec<u64> = plan.pools.values().copied().collect();
+        free.push(0);
+        let (heads, running) = (BTreeSet::new(), BinaryHeap::new());
+        Self { steps: &plan.steps, free, lines, line_of, open, next, heads, running }
+    }
+
+    fn run(mut self) -> Forecast {
+        let mut forecast = Forecast::default();
+        for step in 0..self.steps.len() as u32 {
+            if self.open[step as usize] == 0 {
+                self.wait(step);
+            }
+        }
+        self.start(0);
+        while let Some(Reverse((now, step))) = self.running.pop() {
+            self.end(step, now, &mut forecast);
+            // Whatever else ends now gives back its pools before the next start.
+            while self.running.peek().is_some_and(|Reverse((at, _))| *at == now) {
+                let Some(Reverse((_, step))) = self.running.pop() else { break };
+                self.end(step, now, &mut forecast);
+            }
+            self.start(now);
+        }
+        forecast
+    }
+
+    fn wait(&mut self, step: u32) {
+        let number = self.line_of[step as usize];
+        let line = &mut self.lines[number];
+        if let Some(head) = line.waiting.first() {
+            self.heads.remove(&(*head, number));
+        }
+        line.waiting.insert(step);
+        self.heads.extend(line.waiting.first().map(|head| (*head, number)));
+    }
+
+    /// Starts whatever fits, earliest first. A line whose head does not fit is passed over until something ends.
+    fn start(&mut self, now: u64) {
+        let mut from = (0, 0);
+        while let Some(&(step, number)) = self.heads.range(from..).next() {
+            let line = &mut self.lines[number];
+            if line.demand.iter().any(|(pool, units)| self.free[*pool] < *units) {
+                from = (step, number + 1);
+                continue;
+            }
+            for (pool, units) in &line.demand {
+                self.free[*pool] -= units;
+            }
+            self.heads.remove(&(step, number));
+            line.waiting.remove(&step);
+            self.heads.extend(line.waiting.first().map(|head| (*head, number)));
+            from = (step, number);
+            self.running.push(Reverse((now + self.steps[step as usize].estimate_micros, step)));
+        }
+    }
+
+    fn end(&mut self, step: u32, now: u64, forecast: &mut Forecast) {
+        let number = self.line_of[step as usize];
+        for (pool, units) in &self.lines[number].demand {
+            self.free[*pool] += units;
+        }
+        forecast.total_micros = forecast.total_micros.max(now);
+        if let StepKey::Handback(site) = &self.steps[step as usize].key {
+            forecast.sites.push(SiteForecast { site: site.clone(), back_after_micros: now });
+        }
+        for next in std::mem::take(&mut self.next[step as usize]) {
+            self.open[next as usize] -= 1;
+            if self.open[next as usize] == 0 {
+                self.wait(next);
+            }
+        }
+    }
+}
