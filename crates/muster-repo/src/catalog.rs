@@ -1,1 +1,135 @@
-//! catalog
+//! Reading what can be restored.
+//!
+//! Shards' histories are read whole; slices and frames are kept only for the sites asked for. Pages are read only
+//! where their range of sites holds one of those.
+//!
+//! # Invariants
+//! - A segment is trusted only if its successor names the digest of its stored bytes (the head: if it can be read).
+//! - What is missing from a history is a [`Gap`](muster_types::segment::Gap), whatever the reason: a lost or damaged index, a break between
+//!   boundaries, the end of an incarnation. Behind a gap, entry i of
+//!   [`IncarnationHistory::segments`](muster_types::catalog::IncarnationHistory::segments) no longer has sequence i + 1.
+//! - A gap's boundaries are places of the incarnation that lists it: history is known up to `after` and again from
+//!   `before` on; without `before`, this incarnation has no more of it.
+//!
+//! # Errors
+//! [`read`] fails on the first damaged snapshot root or page; [`survey`] goes on without it and lists what it met.
+//! A damaged segment is a gap in both. A newer format is an error in both.
+
+mod history;
+mod log;
+mod sites;
+mod snapshots;
+
+use std::collections::BTreeSet;
+
+use muster_types::catalog::Catalog;
+use muster_types::{ShardName, SiteId, Timestamp};
+
+use crate::error::{RepoError, RepoErrorKind};
+use crate::repository::Repository;
+
+pub use sites::list_sites;
+
+/// Documents fetched at once: enough to hide a round trip of tens of milliseconds, few enough for any server.
+pub(crate) const READS_AT_ONCE: usize = 16;
+
+/// Which sites' slices and frames to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sites {
+    /// Of every site: O(fleet).
+    All,
+    /// Of these: O(their number).
+    Some(BTreeSet<SiteId>),
+}
+
+impl Sites {
+    pub(crate) fn wants(&self, site: &SiteId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Some(sites) => sites.contains(site),
+        }
+    }
+
+    pub(crate) fn wants_between(&self, first: &SiteId, last: &SiteId) -> bool {
+        match self {
+            Self::All => true,
+            // An inverted range panics; a damaged page reference may be one.
+            Self::Some(sites) => first <= last && sites.range::<SiteId, _>(first..=last).next().is_some(),
+        }
+    }
+}
+
+/// What to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CatalogQuery {
+    /// The sites.
+    pub sites: Sites,
+    /// The shards; all that the repository holds if absent.
+    pub shards: Option<Vec<ShardName>>,
+}
+
+/// A catalog and what could not be read for it.
+#[derive(Clone, Debug)]
+pub struct Survey {
+    /// What can be restored without the damaged objects.
+    pub catalog: Catalog,
+    /// Missing and damaged objects, each named with what to do about it.
+    pub damages: Vec<RepoError>,
+}
+
+/// Reads a catalog; a damaged snapshot is an error.
+///
+/// # Errors
+/// What the object store answers; damaged or newer documents.
+pub async fn read(
+    repository: &Repository,
+    query: &CatalogQuery,
+    now: Timestamp,
+) -> Result<Catalog, RepoError> {
+    let survey = survey(repository, query, now).await?;
+    let outside_log = |error: &&RepoError| match &error.kind {
+        RepoErrorKind::Damaged { key, .. } | RepoErrorKind::NotFound { key } => key.contains("/snapshots/"),
+        _ => true,
+    };
+    match survey.damages.iter().find(outside_log) {
+        Some(damage) => Err(damage.clone()),
+        None => Ok(survey.catalog),
+    }
+}
+
+/// Reads a catalog of what is whole, and lists what is damaged.
+///
+/// # Errors
+/// What the object store answers; newer documents; a damaged incarnation document.
+pub async fn survey(
+    repository: &Repository,
+    query: &CatalogQuery,
+    now: Timestamp,
+) -> Result<Survey, RepoError> {
+    let shards = match &query.shards {
+        Some(shards) => shards.clone(),
+        None => repository.shards().await?,
+    };
+    history::survey(repository, &shards, &query.sites, now).await
+}
+
+/// Keeps damage for the survey; passes other errors on.
+pub(crate) fn note_damage(damages: &mut Vec<RepoError>, error: RepoError) -> Result<(), RepoError> {
+    match error.kind {
+        RepoErrorKind::Damaged { .. } | RepoErrorKind::NotFound { .. } => {
+            damages.push(error);
+            Ok(())
+        }
+        _ => Err(error),
+    }
+}
+
+/// Runs decoding where it does not hold up the runtime.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, RepoError> + Send + 'static,
+) -> Result<T, RepoError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(RepoError::misuse(format!("a decoding task ended early: {error}"))),
+    }
+}

@@ -134,7 +134,10 @@ impl Chain {
         let named = segment.predecessor.map_or("none".to_owned(), |digest| digest.short());
         Err(RepoError::damaged(
             &key,
-            format!("its digest is {}, and segment {sequence} names {named} as its predecessor", predecessor.short()),
+            format!(
+                "its digest is {}, and segment {sequence} names {named} as its predecessor",
+                predecessor.short()
+            ),
         ))
     }
 

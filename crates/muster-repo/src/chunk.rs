@@ -29,8 +29,8 @@ pub(crate) struct ChunkWriter {
 impl ChunkWriter {
     pub(crate) fn create(path: PathBuf) -> Result<Self, RepoError> {
         let file = File::create(&path).map_err(|error| RepoError::local(&path, "create", &error))?;
-        let compressor = compressor()
-            .map_err(|error| RepoError::misuse(format!("zstd cannot be set up: {error}")))?;
+        let compressor =
+            compressor().map_err(|error| RepoError::misuse(format!("zstd cannot be set up: {error}")))?;
         Ok(Self {
             path,
             file: BufWriter::new(file),

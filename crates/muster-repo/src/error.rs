@@ -92,7 +92,11 @@ impl RepoError {
     pub(crate) fn local(path: &Path, verb: &str, error: &std::io::Error) -> Self {
         let message = format!("cannot {verb} `{}`: {error}", path.display());
         if is_full(error) {
-            return Self::new(RepoErrorKind::Full, message, "free space on that disk, then run the command again");
+            return Self::new(
+                RepoErrorKind::Full,
+                message,
+                "free space on that disk, then run the command again",
+            );
         }
         Self::new(
             RepoErrorKind::Local,

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use muster_rows::{Change, Op, Row, RowsDigest, encode_change, encode_row};
+use muster_types::SiteId;
 use muster_types::segment::{ChangeStamp, FrameKind, LogFrame, Mark, TableEvent};
 use muster_types::table::CapturedTable;
-use muster_types::SiteId;
 
 use crate::chunk::{ChunkWriter, SpoolFile};
 use crate::error::RepoError;
@@ -125,7 +125,9 @@ impl SegmentSpool {
         let last = open.frame.span.map(|(_, last)| last.key);
         if last.is_some_and(|last| last >= change.stamp.key) {
             let key = change.stamp.key;
-            return Err(RepoError::misuse(format!("change {key:?} of a frame does not come behind {last:?}")));
+            return Err(RepoError::misuse(format!(
+                "change {key:?} of a frame does not come behind {last:?}"
+            )));
         }
         count(&mut open.frame, change);
         open.frame.chunks.extend(writer.line(&line)?);
@@ -195,8 +197,9 @@ impl SegmentSpool {
         }
         self.end_frame()?;
         let number = u32::try_from(table).ok().filter(|_| table < self.segment.tables.len());
-        let number = number
-            .ok_or_else(|| RepoError::misuse(format!("a change of table number {table}, which is unknown")))?;
+        let number = number.ok_or_else(|| {
+            RepoError::misuse(format!("a change of table number {table}, which is unknown"))
+        })?;
         if kind == FrameKind::Rows && !self.reread.insert((site.cloned(), table)) {
             return Err(RepoError::misuse(format!("rows of {site:?}, table {table}, come in two parts")));
         }

@@ -136,16 +136,22 @@ impl SnapshotWriter {
 
     fn check_order(&mut self, site: Option<&SiteId>, table: usize) -> Result<(), RepoError> {
         if table >= self.tables.len() {
-            return Err(RepoError::misuse(format!("a snapshot row of table number {table}, which is unknown")));
+            return Err(RepoError::misuse(format!(
+                "a snapshot row of table number {table}, which is unknown"
+            )));
         }
         let last = self.page.last_key_value().map(|(site, _)| site);
         let last = last.or_else(|| self.pages.last().map(|(page, _)| &page.last));
         if site < last {
-            return Err(RepoError::misuse(format!("snapshot rows of {site:?} come behind those of {last:?}")));
+            return Err(RepoError::misuse(format!(
+                "snapshot rows of {site:?} come behind those of {last:?}"
+            )));
         }
         let slices = site.map_or(Some(&self.unowned), |site| self.page.get(site));
         if slices.is_some_and(|slices| slices.iter().any(|slice| slice.table as usize == table)) {
-            return Err(RepoError::misuse(format!("snapshot rows of {site:?}, table {table} come in two parts")));
+            return Err(RepoError::misuse(format!(
+                "snapshot rows of {site:?}, table {table} come in two parts"
+            )));
         }
         // A page ends between sites only.
         let new_site = site.is_some_and(|site| !self.page.contains_key(site));
@@ -216,9 +222,14 @@ impl SnapshotWriter {
     ) -> Result<SnapshotRoot, RepoError> {
         self.seal()?;
         let folder = self.folder();
-        let packs: Vec<_> =
-            self.packs.iter().enumerate().map(|(i, pack)| pack.object(folder.clone() + &keys::pack_name(i))).collect();
-        let pack_files = packs.iter().map(|pack| pack.key.as_str()).zip(self.packs.iter().map(SpoolFile::path));
+        let packs: Vec<_> = self
+            .packs
+            .iter()
+            .enumerate()
+            .map(|(i, pack)| pack.object(folder.clone() + &keys::pack_name(i)))
+            .collect();
+        let pack_files =
+            packs.iter().map(|pack| pack.key.as_str()).zip(self.packs.iter().map(SpoolFile::path));
         let page_files = self.pages.iter().map(|(page, path)| (page.object.key.as_str(), path.as_path()));
         let objects = repository.objects();
         futures::stream::iter(pack_files.chain(page_files).collect::<Vec<_>>())

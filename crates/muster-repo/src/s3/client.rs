@@ -190,9 +190,12 @@ impl Objects for S3Objects {
 
     async fn get_range(&self, key: &str, offset: u64, bytes: u64) -> Result<Bytes, RepoError> {
         match super::read::range(self, key, offset, bytes).await {
-            Err(Failure::BeyondEnd) => {
-                Err(RepoError::damaged_range(key, offset, bytes, "the object ends before the end of this range"))
-            }
+            Err(Failure::BeyondEnd) => Err(RepoError::damaged_range(
+                key,
+                offset,
+                bytes,
+                "the object ends before the end of this range",
+            )),
             other => other.map_err(|failure| failure.into_error(key)),
         }
     }

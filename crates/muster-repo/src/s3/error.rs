@@ -65,16 +65,23 @@ where
 fn sort_answer(doing: &str, code: &str, status: u16, answer: &str) -> Failure {
     let refusal = |kind, hint: &str| Failure::Final(RepoError::new(kind, format!("{doing}: {answer}"), hint));
     match (code, status) {
-        ("NoSuchBucket", _) => refusal(
-            RepoErrorKind::NoBucket,
-            "check the bucket's name in the topology, or create the bucket",
-        ),
+        ("NoSuchBucket", _) => {
+            refusal(RepoErrorKind::NoBucket, "check the bucket's name in the topology, or create the bucket")
+        }
         ("RequestTimeTooSkewed", _) => {
             refusal(RepoErrorKind::Denied, "set this machine's clock: S3 refuses signatures of another time")
         }
-        ("XMinioStorageFull" | "InsufficientStorage" | "QuotaExceeded" | "XMinioAdminBucketQuotaExceeded", _)
-        | (_, 507) => refusal(RepoErrorKind::Full, "free space in the object store, then run the command again"),
-        ("AccessDenied" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken" | "InvalidToken", _)
+        (
+            "XMinioStorageFull" | "InsufficientStorage" | "QuotaExceeded" | "XMinioAdminBucketQuotaExceeded",
+            _,
+        )
+        | (_, 507) => {
+            refusal(RepoErrorKind::Full, "free space in the object store, then run the command again")
+        }
+        (
+            "AccessDenied" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken" | "InvalidToken",
+            _,
+        )
         | (_, 401 | 403) => refusal(
             RepoErrorKind::Denied,
             "check the credentials (AWS_ACCESS_KEY_ID or the credentials file) and that they may read, write and \
@@ -83,9 +90,8 @@ fn sort_answer(doing: &str, code: &str, status: u16, answer: &str) -> Failure {
         ("NoSuchKey" | "NotFound", _) | (_, 404) => Failure::Absent,
         (_, 409 | 412) => Failure::Refused,
         (_, 416) => Failure::BeyondEnd,
-        ("SlowDown" | "RequestTimeout" | "InternalError" | "ServiceUnavailable", _) | (_, 408 | 429 | 500..) => {
-            Failure::Transient(unavailable(doing, answer))
-        }
+        ("SlowDown" | "RequestTimeout" | "InternalError" | "ServiceUnavailable", _)
+        | (_, 408 | 429 | 500..) => Failure::Transient(unavailable(doing, answer)),
         _ => refusal(
             RepoErrorKind::Misuse,
             "this object store refuses a request that Muster needs; see docs/formats.md for what it must know",

@@ -1,0 +1,126 @@
+//! Putting shards together.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt};
+use muster_types::catalog::{Catalog, IncarnationHistory, ShardHistory, SiteHistory, SiteTrace};
+use muster_types::segment::{Gap, LogFrame};
+use muster_types::snapshot::TableSlice;
+use muster_types::{Boundary, ShardName, SiteId, Timestamp};
+
+use super::{Sites, Survey, log, snapshots};
+use crate::error::RepoError;
+use crate::repository::{IncarnationDocument, Repository};
+
+/// Shards read at once; each has reads of its own in flight.
+const SHARDS_AT_ONCE: usize = 4;
+
+/// Slices or frames by site, of one snapshot or segment after the other.
+pub(super) type BySite<T> = Vec<BTreeMap<SiteId, Vec<T>>>;
+
+struct ShardRead {
+    shard: ShardName,
+    incarnations: Vec<IncarnationHistory>,
+    traces: BTreeMap<(SiteId, u32), SiteTrace>,
+    damages: Vec<RepoError>,
+}
+
+pub(super) async fn survey(
+    repository: &Repository,
+    shards: &[ShardName],
+    sites: &Sites,
+    now: Timestamp,
+) -> Result<Survey, RepoError> {
+    let sites = Arc::new(sites.clone());
+    let reads: Vec<ShardRead> = futures::stream::iter(shards.to_vec())
+        .map(|shard| read_shard(repository, shard, Arc::clone(&sites)))
+        .buffered(SHARDS_AT_ONCE)
+        .try_collect()
+        .await?;
+    let mut catalog = Catalog {
+        repository: repository.id().to_owned(),
+        read_at: now,
+        shards: BTreeMap::new(),
+        sites: BTreeMap::new(),
+    };
+    let mut damages = Vec::new();
+    for read in reads {
+        catalog.shards.insert(read.shard, ShardHistory { incarnations: read.incarnations });
+        for ((site, _), trace) in read.traces {
+            let history = catalog.sites.entry(site).or_insert_with(SiteHistory::default);
+            history.traces.push(trace);
+        }
+        damages.extend(read.damages);
+    }
+    Ok(Survey { catalog, damages })
+}
+
+async fn read_shard(
+    repository: &Repository,
+    shard: ShardName,
+    sites: Arc<Sites>,
+) -> Result<ShardRead, RepoError> {
+    let documents = repository.incarnations(&shard).await?;
+    let mut read =
+        ShardRead { shard, incarnations: Vec::new(), traces: BTreeMap::new(), damages: Vec::new() };
+    for (number, document) in (0..).zip(&documents) {
+        let (snapshots, log) = futures::try_join!(
+            snapshots::read(repository, &read.shard, &document.incarnation, Arc::clone(&sites)),
+            log::read(repository, &read.shard, &document.incarnation, Arc::clone(&sites)),
+        )?;
+        read.add_slices(number, snapshots.slices);
+        read.add_frames(number, log.frames);
+        read.damages.extend(snapshots.damages.into_iter().chain(log.damages));
+        let mut history = IncarnationHistory {
+            incarnation: document.incarnation.clone(),
+            snapshots: snapshots.snapshots,
+            segments: log.segments,
+            gaps: log.gaps,
+        };
+        if let Some(next) = documents.get(number as usize + 1) {
+            history.gaps.extend(end_of(&history, next));
+        }
+        read.incarnations.push(history);
+    }
+    Ok(read)
+}
+
+/// What separates an incarnation from the one that followed it.
+fn end_of(history: &IncarnationHistory, next: &IncarnationDocument) -> Option<Gap> {
+    let known: Option<Boundary> = history.boundaries().last().copied();
+    let after = known.or(next.after)?;
+    let reason = format!(
+        "the shard's history ended here, and incarnation {} began at {}: {}",
+        next.incarnation, next.began_at, next.reason
+    );
+    Some(Gap { after, before: None, reason })
+}
+
+impl ShardRead {
+    fn trace(&mut self, site: SiteId, incarnation: u32) -> &mut SiteTrace {
+        let shard = &self.shard;
+        self.traces.entry((site, incarnation)).or_insert_with(|| SiteTrace {
+            shard: shard.clone(),
+            incarnation,
+            snapshots: BTreeMap::new(),
+            segments: BTreeMap::new(),
+        })
+    }
+
+    fn add_slices(&mut self, incarnation: u32, slices: BySite<TableSlice>) {
+        for (number, by_site) in (0..).zip(slices) {
+            for (site, slices) in by_site {
+                self.trace(site, incarnation).snapshots.insert(number, slices);
+            }
+        }
+    }
+
+    fn add_frames(&mut self, incarnation: u32, frames: BySite<LogFrame>) {
+        for (number, by_site) in (0..).zip(frames) {
+            for (site, frames) in by_site {
+                self.trace(site, incarnation).segments.insert(number, frames);
+            }
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Reading the snapshots of an incarnation.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use muster_types::catalog::SnapshotInfo;
+use muster_types::snapshot::{ManifestPage, ObjectInfo, SnapshotRoot, TableSlice};
+use muster_types::{Digest, Incarnation, ShardName, SiteId};
+
+use super::history::BySite;
+use super::{READS_AT_ONCE, Sites, blocking, note_damage};
+use crate::document::from_json_zstd;
+use crate::error::RepoError;
+use crate::keys;
+use crate::repository::Repository;
+
+/// Snapshots and the slices of the sites asked for.
+#[derive(Default)]
+pub(super) struct Snapshots {
+    pub(super) snapshots: Vec<SnapshotInfo>,
+    pub(super) slices: BySite<TableSlice>,
+    pub(super) damages: Vec<RepoError>,
+}
+
+pub(super) async fn read(
+    repository: &Repository,
+    shard: &ShardName,
+    incarnation: &Incarnation,
+    sites: Arc<Sites>,
+) -> Result<Snapshots, RepoError> {
+    let mut found = Snapshots::default();
+    for root in roots(repository, shard, incarnation, &mut found.damages).await? {
+        let mut slices = BTreeMap::new();
+        let pages = root.pages.iter().filter(|page| sites.wants_between(&page.first, &page.last));
+        let reads: Vec<_> = futures::stream::iter(pages.cloned().collect::<Vec<_>>())
+            .map(|page| read_page(repository, page.object, Arc::clone(&sites)))
+            .buffered(READS_AT_ONCE)
+            .collect()
+            .await;
+        for page in reads {
+            match page {
+                Ok(page) => slices.extend(page),
+                Err(error) => note_damage(&mut found.damages, error)?,
+            }
+        }
+        found.snapshots.push(SnapshotInfo {
+            snapshot: root.snapshot,
+            boundary: root.boundary,
+            tables: root.tables,
+            packs: root.packs,
+        });
+        found.slices.push(slices);
+    }
+    Ok(found)
+}
+
+/// The readable roots by ascending position.
+pub(super) async fn roots(
+    repository: &Repository,
+    shard: &ShardName,
+    incarnation: &Incarnation,
+    damages: &mut Vec<RepoError>,
+) -> Result<Vec<SnapshotRoot>, RepoError> {
+    let objects = repository.objects();
+    let entries = objects.list(&keys::snapshots(shard, incarnation), None).await?;
+    let suffix = format!("/{}", keys::ROOT);
+    let keys: Vec<String> =
+        entries.into_iter().map(|entry| entry.key).filter(|key| key.ends_with(&suffix)).collect();
+    let reads: Vec<_> = futures::stream::iter(keys)
+        .map(|key| async move {
+            let body = objects.get(&key).await?.ok_or_else(|| RepoError::not_found(&key))?;
+            from_json_zstd::<SnapshotRoot>(&key, &body)
+        })
+        .buffered(READS_AT_ONCE)
+        .collect()
+        .await;
+    let mut roots = Vec::new();
+    for root in reads {
+        match root {
+            Ok(root) => roots.push(root),
+            Err(error) => note_damage(damages, error)?,
+        }
+    }
+    roots.sort_by_key(|root| root.boundary);
+    Ok(roots)
+}
+
+async fn read_page(
+    repository: &Repository,
+    object: ObjectInfo,
+    sites: Arc<Sites>,
+) -> Result<BTreeMap<SiteId, Vec<TableSlice>>, RepoError> {
+    let body = fetch(repository, &object).await?;
+    blocking(move || {
+        let mut page: ManifestPage = from_json_zstd(&object.key, &body)?;
+        page.sites.retain(|site, _| sites.wants(site));
+        Ok(page.sites)
+    })
+    .await
+}
+
+/// Reads an object whole and checks it.
+pub(super) async fn fetch(repository: &Repository, object: &ObjectInfo) -> Result<Bytes, RepoError> {
+    let body = repository.objects().get(&object.key).await?;
+    let body = body.ok_or_else(|| RepoError::not_found(&object.key))?;
+    if body.len() as u64 != object.bytes {
+        return Err(RepoError::damaged_range(
+            &object.key,
+            0,
+            object.bytes,
+            &format!("the object has {} bytes", body.len()),
+        ));
+    }
+    let found = Digest::of(&body);
+    if found != object.digest {
+        let what = format!("their digest is {} and not {}", found.short(), object.digest.short());
+        return Err(RepoError::damaged_range(&object.key, 0, object.bytes, &what));
+    }
+    Ok(body)
+}
+
+/// The sites of a snapshot, from its pages.
+pub(super) async fn sites_of(repository: &Repository, root: &SnapshotRoot) -> Result<Vec<SiteId>, RepoError> {
+    let pages: Vec<Vec<SiteId>> = futures::stream::iter(root.pages.clone())
+        .map(|page| async move {
+            let body = fetch(repository, &page.object).await?;
+            blocking(move || {
+                let page: super::sites::Names = from_json_zstd(&page.object.key, &body)?;
+                Ok(page.sites.into_keys().collect())
+            })
+            .await
+        })
+        .buffered(READS_AT_ONCE)
+        .try_collect()
+        .await?;
+    Ok(pages.into_iter().flatten().collect())
+}
