@@ -94,7 +94,7 @@ proptest! {
         prop_assert_eq!(text.iter().filter(|&&byte| byte == b'\n').count(), rows.len());
         let read: Result<Vec<Row>, _> = RowReader::new(columns).rows(&text).collect();
         prop_assert_eq!(read.as_ref(), Ok(&rows));
-        prop_assert_eq!(decode_row(&line_of(&rows[0]), columns).as_ref(), Ok(&rows[0]));
+        prop_assert_eq!(decode_row(&line_of(&rows[0]), columns), Ok(rows[0].clone()));
     }
 
     #[test]
@@ -178,10 +178,7 @@ fn row_lines_are_copy_text() {
         ],
         "7\tann\t\\N\t\\\\x6869\t1.5\titnbr\n",
     );
-    golden(
-        &[(Class::Text, b"\x08\x0c\n\r\t\x0b\\\0001")],
-        "\\b\\f\\n\\r\\t\\v\\\\\\0001\tt\n".replace("\\0001", "\\00001").as_str(),
-    );
+    golden(&[(Class::Text, b"\x08\x0c\n\r\t\x0b\\\x001")], "\\b\\f\\n\\r\\t\\v\\\\\\0001\tt\n");
     golden(&[(Class::Text, b"\\N"), (Class::Text, b""), (Class::Blob, b"")], "\\\\N\t\t\\\\x\tttb\n");
     golden(
         &[(Class::Integer, b"-9223372036854775808"), (Class::Unchanged, b"")],

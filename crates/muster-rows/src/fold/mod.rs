@@ -307,15 +307,21 @@ impl Fold {
             return Ok(None);
         };
         let Some(id) = slot.now else { return Err(FoldError::RowMissing { key: show(key), stamp }) };
+        // The first to come to this key came in this very commit: a snapshot row may have been there all along.
+        let arrived = slot.first.key.position == stamp.key.position && matches!(slot.base, Base::Free);
+        let shared = arrived && !self.truncated;
         let Some(column) = differs(id) else {
             slot.now = None;
+            if shared {
+                // It has gone as it came; if there is a snapshot row, this says nothing about it.
+                self.slots.remove(key);
+            }
             return Ok(Some(id));
         };
-        // Another row came to this key in this very commit, and this is about the one that was there before.
-        let arrived = slot.first.key.position == stamp.key.position && matches!(slot.base, Base::Free);
-        if !arrived || self.truncated {
+        if !shared {
             return Err(FoldError::OldDiffers { key: show(key), stamp, column });
         }
+        // It is about the one that was there before.
         slot.base = Base::Gone;
         Ok(None)
     }
