@@ -5,6 +5,7 @@
 //! - [`capture`]: the capture side, a [`CaptureSource`](crate::capture::CaptureSource).
 
 pub mod capture;
+pub mod restore;
 pub mod schema;
 pub mod system;
 pub mod value;

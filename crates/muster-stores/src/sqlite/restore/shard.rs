@@ -1,0 +1,224 @@
+//! The shard's file and connections to it.
+//!
+//! # Invariants
+//! - A kept connection is used again only while the path still names the file that it opened: a shard may be
+//!   brought back by its own tools between two calls.
+//! - Triggers never fire on a writing connection: neither the application's nor those of capture. What is written
+//!   is logged by the writer itself.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use muster_engine::driver::DriverError;
+use muster_types::topology::TableConfig;
+use muster_types::{RunId, ShardName, StoreId};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
+
+use super::effects::Watch;
+
+/// How long to wait for another writer before the step fails as busy and is tried again later.
+const BUSY_WAIT: Duration = Duration::from_secs(20);
+/// Between two tries for the lock. Short, since SQLite's lock has no queue and a hammering writer would starve us.
+const BUSY_PAUSE: Duration = Duration::from_millis(1);
+/// Kept connections: publishes of one shard are few at a time.
+const IDLE_CONNECTIONS_MAX: usize = 4;
+/// Prepared statements kept by connection: a publish of a store of twenty tables uses about four for each.
+const STATEMENTS_MAX: usize = 128;
+
+/// Which file a connection has opened.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+/// A connection between two calls.
+struct Kept {
+    file: FileId,
+    conn: Connection,
+    watch: Option<Watch>,
+}
+
+/// One shard file with its declared tables.
+pub(super) struct Shard {
+    name: ShardName,
+    path: PathBuf,
+    tables: BTreeMap<String, TableConfig>,
+    idle: Mutex<Vec<Kept>>,
+}
+
+impl Shard {
+    pub(super) fn new(name: ShardName, path: PathBuf, tables: BTreeMap<String, TableConfig>) -> Self {
+        Self { name, path, tables, idle: Mutex::default() }
+    }
+
+    pub(super) fn name(&self) -> &ShardName {
+        &self.name
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Declared tables with kind and owner.
+    pub(super) fn tables(&self) -> &BTreeMap<String, TableConfig> {
+        &self.tables
+    }
+
+    /// A connection for reading.
+    pub(super) fn reader(&self) -> Result<Connection, DriverError> {
+        self.present()?;
+        let conn = self
+            .open(OpenFlags::SQLITE_OPEN_READ_WRITE)
+            .or_else(|_| self.open(OpenFlags::SQLITE_OPEN_READ_ONLY))
+            .map_err(|error| self.error("open it", &error))?;
+        conn.pragma_update(None, "query_only", true).map_err(|error| self.error("open it", &error))?;
+        Ok(conn)
+    }
+
+    /// A connection for writing: triggers off, commits synced.
+    pub(super) fn writer(&self) -> Result<Writer<'_>, DriverError> {
+        let file = self.present()?;
+        if let Some(reason) = self.unwritable() {
+            return Err(self.permanent(
+                format!("it does not take writes: {reason}"),
+                "make the file and its folder writable, then resume the run",
+            ));
+        }
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|kept| kept.file == file);
+        let kept = idle.pop();
+        drop(idle);
+        let kept = match kept {
+            Some(kept) => kept,
+            None => {
+                let conn = self.open_writer().map_err(|error| self.error("open it for writing", &error))?;
+                Kept { file, conn, watch: None }
+            }
+        };
+        Ok(Writer { shard: self, kept })
+    }
+
+    /// Why the shard cannot take writes, if it cannot. A file marked read-only is respected even where the user may
+    /// write it all the same.
+    pub(super) fn unwritable(&self) -> Option<String> {
+        let path = self.path.display();
+        match std::fs::metadata(&self.path) {
+            Err(error) => return Some(format!("`{path}`: {error}")),
+            Ok(found) if found.permissions().readonly() => {
+                return Some(format!("`{path}` is marked read-only"));
+            }
+            Ok(_) => {}
+        }
+        match self.open(OpenFlags::SQLITE_OPEN_READ_WRITE).and_then(|conn| conn.is_readonly("main")) {
+            Ok(false) => None,
+            Ok(true) => Some(format!("`{path}` can only be opened for reading")),
+            Err(error) => Some(format!("`{path}`: {error}")),
+        }
+    }
+
+    /// Where a store's rows are staged.
+    pub(super) fn stage_path(&self, run: &RunId, store: &StoreId) -> PathBuf {
+        let name = format!("{}.{}.db", store.site.as_str(), store.kind.file_name());
+        self.stage_folder(run).join(name)
+    }
+
+    /// The folder of a run's staging files.
+    pub(super) fn stage_folder(&self, run: &RunId) -> PathBuf {
+        let mut folder = self.path.clone().into_os_string();
+        folder.push(".muster");
+        PathBuf::from(folder).join(run.as_str())
+    }
+
+    fn present(&self) -> Result<FileId, DriverError> {
+        let found = std::fs::metadata(&self.path).map_err(|error| {
+            self.permanent(
+                format!("`{}`: {error}", self.path.display()),
+                "check the shard's path in the topology, and that its disk is mounted",
+            )
+        })?;
+        Ok(FileId { device: found.dev(), inode: found.ino() })
+    }
+
+    fn open(&self, mode: OpenFlags) -> rusqlite::Result<Connection> {
+        let mut conn = Connection::open_with_flags(&self.path, mode | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        wait_for_locks(&mut conn)?;
+        Ok(conn)
+    }
+
+    fn open_writer(&self) -> rusqlite::Result<Connection> {
+        let conn = self.open(OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+        // The writers' connections look after the write-ahead log; closing ours must not hold them up.
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        conn.execute_batch("PRAGMA synchronous=FULL; PRAGMA temp_store=MEMORY;")?;
+        conn.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+        Ok(conn)
+    }
+
+    fn keep(&self, kept: Kept) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE_CONNECTIONS_MAX {
+            idle.push(kept);
+        }
+    }
+}
+
+/// A borrowed writing connection. It is kept for the next caller only through [`Writer::keep`]; else it is closed,
+/// which rolls back what is open.
+pub(super) struct Writer<'a> {
+    shard: &'a Shard,
+    kept: Kept,
+}
+
+impl Writer<'_> {
+    /// Gives the connection back if it is in no transaction.
+    pub(super) fn keep(self) {
+        if self.kept.conn.is_autocommit() {
+            self.shard.keep(self.kept);
+        }
+    }
+
+    /// Sees to it that row changes are watched under these definitions.
+    pub(super) fn ensure_watch(&mut self, schema_version: i64) -> rusqlite::Result<()> {
+        if self.kept.watch.as_ref().is_some_and(|watch| watch.schema_version() == schema_version) {
+            return Ok(());
+        }
+        if self.kept.watch.take().is_some() {
+            self.kept.conn = self.shard.open_writer()?;
+        }
+        self.kept.watch = Some(Watch::install(&self.kept.conn, schema_version)?);
+        Ok(())
+    }
+
+    /// What watches row changes, once [`Writer::ensure_watch`] was called.
+    pub(super) fn watch(&self) -> Option<&Watch> {
+        self.kept.watch.as_ref()
+    }
+}
+
+impl std::ops::Deref for Writer<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.kept.conn
+    }
+}
+
+impl std::ops::DerefMut for Writer<'_> {
+    fn deref_mut(&mut self) -> &mut Connection {
+        &mut self.kept.conn
+    }
+}
+
+fn wait_for_locks(conn: &mut Connection) -> rusqlite::Result<()> {
+    let tries_max = i32::try_from(BUSY_WAIT.as_millis() / BUSY_PAUSE.as_millis()).unwrap_or(i32::MAX);
+    conn.busy_handler(Some(move |tries| {
+        std::thread::sleep(BUSY_PAUSE);
+        tries < tries_max
+    }))
+}
