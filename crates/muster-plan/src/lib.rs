@@ -5,6 +5,8 @@
 //! - [`check`]: the separate checker; its codes and severities.
 //! - [`stores`], [`recovery`], [`inputs`]: which stores a site had at a target, the recovery points, what to read.
 //! - [`graph`], [`estimate`], [`forecast`]: steps, what they take, how long they last.
+//! - [`detect`], [`history`]: what was lost and when; what happened to a site.
+//! - [`diff`]: what differs between two plans.
 //! - [`index`], [`order`]: lookups over a catalog; parents before children.
 //!
 //! # Invariants
@@ -12,9 +14,12 @@
 //! - Planning k sites costs O(k log n); no history is scanned per site.
 
 pub mod check;
+pub mod detect;
+pub mod diff;
 pub mod estimate;
 pub mod forecast;
 pub mod graph;
+pub mod history;
 pub mod index;
 pub mod inputs;
 pub mod order;
@@ -23,7 +28,10 @@ pub mod recovery;
 pub mod stores;
 
 pub use check::check;
+pub use detect::{DetectOptions, DetectedSite, Detection, detect};
+pub use diff::{PlanChange, diff};
 pub use forecast::{Forecast, SiteForecast, forecast};
+pub use history::{Activity, history};
 pub use inputs::{InputError, StoreInputs, store_inputs};
 pub use planner::{PlanError, PlanInput, StoreToProbe, plan, select_stores};
 pub use recovery::{NoRecoveryPoint, RecoveryPoint, Target, recovery_point};

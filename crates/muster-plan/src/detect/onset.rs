@@ -1,0 +1,101 @@
+//! Where the fall of a store began.
+
+use muster_types::{Boundary, Position, Timestamp};
+
+use super::DetectOptions;
+use super::account::{Step, StoreAccount};
+
+/// Deletions this close to each other are one action, however few they are: a script that a poll boundary cut.
+const CONTINUOUS_SECONDS: f64 = 0.2;
+/// The fall reaches back at least to where the store had this share of its most rows.
+const WHOLE_SHARE: f64 = 0.8;
+
+/// The stretch of the log in which a store lost its rows.
+pub(super) struct Fall {
+    pub(super) first_at: Timestamp,
+    pub(super) last_at: Timestamp,
+    /// The first deletion; none where a whole table went at once.
+    pub(super) position: Option<Position>,
+    /// The last recovery point before it.
+    pub(super) reached: Option<Boundary>,
+}
+
+/// The fall of a store that lost more than the given share of its rows, or the directory row.
+pub(super) fn fall(store: &StoreAccount<'_>, options: &DetectOptions, directory: bool) -> Option<Fall> {
+    let loses = |step: &Step| if directory { step.directory_loss > 0 } else { step.net_loss > 0 };
+    let loss = store.net_loss();
+    let most_rows = loss > 0 && loss as f64 > options.lost_share * store.rows_before as f64;
+    if !(most_rows || directory) {
+        return None;
+    }
+    if !most_rows {
+        // Only the directory row went: the last time that it did.
+        let last = store.steps.iter().rfind(|step| loses(step))?;
+        return Some(between(store, last, last));
+    }
+    let (levels, lowest) = levels(store);
+    let last = (0..=lowest).rev().find(|step| store.steps[*step].net_loss > 0)?;
+    let first = first_step(store, &levels, last, options);
+    Some(between(store, &store.steps[first], &store.steps[last]))
+}
+
+/// Rows before each step as if Muster had done nothing, and the step that led to the fewest.
+fn levels(store: &StoreAccount<'_>) -> (Vec<i64>, usize) {
+    let mut rows = store.rows_before as i64;
+    let mut levels = Vec::with_capacity(store.steps.len());
+    let (mut lowest, mut fewest) = (0, i64::MAX);
+    for (number, step) in store.steps.iter().enumerate() {
+        levels.push(rows);
+        rows -= step.net_loss;
+        if rows < fewest {
+            (lowest, fewest) = (number, rows);
+        }
+    }
+    (levels, lowest)
+}
+
+/// Goes back from the last step of a fall to its first.
+fn first_step(store: &StoreAccount<'_>, levels: &[i64], last: usize, options: &DetectOptions) -> usize {
+    let steps = &store.steps;
+    let most = levels[..=last].iter().copied().max().unwrap_or(0);
+    let total = most - (levels[last] - steps[last].net_loss);
+    let mut first = last;
+    while let Some(earlier) = (0..first).rev().find(|step| steps[*step].net_loss > 0) {
+        let gap = start_of(store, &steps[first]).seconds_since(end_of(store, &steps[earlier]));
+        let loss = steps[earlier].net_loss;
+        // Of the size of what follows, or a notable part of the whole: not an ordinary deletion nearby.
+        let alike = loss * 4 >= steps[first].net_loss || loss * 20 >= total;
+        let one_action = gap <= CONTINUOUS_SECONDS || (gap <= options.burst_gap_seconds && alike);
+        let not_whole = (levels[first] as f64) < WHOLE_SHARE * most as f64;
+        if !(one_action || not_whole) {
+            break;
+        }
+        first = earlier;
+    }
+    first
+}
+
+fn start_of(store: &StoreAccount<'_>, step: &Step) -> Timestamp {
+    let after = store.index.history.segments[step.segment as usize].after.at;
+    step.deletions.map(|(first, _)| first.at).or(step.whole_table_at).unwrap_or(after)
+}
+
+fn end_of(store: &StoreAccount<'_>, step: &Step) -> Timestamp {
+    let deleted = step.deletions.map(|(_, last)| last.at);
+    let boundary = store.index.history.segments[step.segment as usize].boundary.at;
+    deleted.max(step.whole_table_at).unwrap_or(boundary)
+}
+
+fn between(store: &StoreAccount<'_>, first: &Step, last: &Step) -> Fall {
+    let position =
+        first.deletions.filter(|_| first.whole_table_at.is_none()).map(|(first, _)| first.key.position);
+    let after = store.index.history.segments[first.segment as usize].after;
+    let reached = match position {
+        Some(position) => store.index.last_below(position),
+        None => {
+            let count = store.index.usable.partition_point(|boundary| *boundary <= after);
+            count.checked_sub(1).map(|last| store.index.usable[last])
+        }
+    };
+    Fall { first_at: start_of(store, first), last_at: end_of(store, last), position, reached }
+}
