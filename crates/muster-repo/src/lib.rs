@@ -11,7 +11,7 @@
 //! | [`segment`] | [`SegmentSpool`]: the data and frames of one change-log segment |
 //! | [`chain`] | [`Chain`]: the create-if-absent chain of segment indexes |
 //! | [`catalog`] | what can be restored, read for chosen sites |
-//! | [`range`] | [`range::RangeReader`]: coalesced ranged reads, each fetched once |
+//! | [`range`] | [`RangeReader`]: coalesced ranged reads, each fetched once |
 //! | [`rows`] | the rows of one table at a recovery point |
 //! | [`runs`] | [`RunObjects`]: plan and journal of a run |
 //!
@@ -48,9 +48,9 @@ pub use chain::{Chain, ChainError, ChainHead};
 pub use error::{RepoError, RepoErrorKind};
 pub use memory::MemoryObjects;
 pub use objects::{Creation, ObjectEntry, Objects};
-//pub use range::{RangeLimits, RangeReader};
+pub use range::{RangeLimits, RangeReader};
 pub use repository::{IncarnationDocument, Repository};
-//pub use rows::TableRows;
+pub use rows::TableRows;
 pub use runs::RunObjects;
 pub use s3::{S3Config, S3Objects};
 pub use segment::{SegmentSpool, SpooledSegment};

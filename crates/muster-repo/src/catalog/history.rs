@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
-use muster_types::catalog::{Catalog, IncarnationHistory, ShardHistory, SiteHistory, SiteTrace};
+use muster_types::catalog::{Catalog, IncarnationHistory, ShardHistory, SiteTrace};
 use muster_types::segment::{Gap, LogFrame};
 use muster_types::snapshot::TableSlice;
 use muster_types::{Boundary, ShardName, SiteId, Timestamp};
@@ -48,7 +48,7 @@ pub(super) async fn survey(
     for read in reads {
         catalog.shards.insert(read.shard, ShardHistory { incarnations: read.incarnations });
         for ((site, _), trace) in read.traces {
-            let history = catalog.sites.entry(site).or_insert_with(SiteHistory::default);
+            let history = catalog.sites.entry(site).or_default();
             history.traces.push(trace);
         }
         damages.extend(read.damages);
