@@ -64,8 +64,8 @@ impl Changes {
         for kind in kinds {
             self.push(
                 format!("{id}/{kind}"),
-                old.get(kind).map(store_summary),
-                new.get(kind).map(store_summary),
+                old.get(kind).map(|store| store_summary(store)),
+                new.get(kind).map(|store| store_summary(store)),
             );
         }
     }
