@@ -16,6 +16,17 @@ impl Digest {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
+    /// The digest of a value's JSON text, without holding that text.
+    ///
+    /// Meant for values that JSON can hold whatever they are: structs, lists, and maps with text keys.
+    pub fn of_json<T: Serialize>(value: &T) -> Self {
+        let mut writer = std::io::BufWriter::with_capacity(64 * 1024, blake3::Hasher::new());
+        // A hasher takes every write, and the values are as described above.
+        let written = serde_json::to_writer(&mut writer, value).is_ok();
+        let hasher = writer.into_inner().ok().filter(|_| written).unwrap_or_default();
+        Self(*hasher.finalize().as_bytes())
+    }
+
     /// The first twelve hexadecimal digits, for people.
     pub fn short(&self) -> String {
         self.to_string()[..12].to_owned()

@@ -57,11 +57,25 @@ impl Plan {
         self
     }
 
-    /// The id that the content has.
+    /// The id that the content has: of everything but the id itself. The content is hashed as it is written, since a
+    /// plan of a whole fleet takes gigabytes as text.
     pub fn content_id(&self) -> PlanId {
-        let blank = Self { id: Self::unsealed_id(), ..self.clone() };
-        let digest = Digest::of(&serde_json::to_vec(&blank).unwrap_or_default());
-        PlanId::new(digest.to_string()).unwrap_or_else(|_| Self::unsealed_id())
+        let content = Content {
+            format: self.format,
+            created_at: self.created_at,
+            expires_at: self.expires_at,
+            request: &self.request,
+            repository: &self.repository,
+            topology: self.topology,
+            objects: &self.objects,
+            tables: &self.tables,
+            sites: &self.sites,
+            shards: &self.shards,
+            pools: &self.pools,
+            steps: &self.steps,
+            notes: &self.notes,
+        };
+        PlanId::new(Digest::of_json(&content).to_string()).unwrap_or_else(|_| Self::unsealed_id())
     }
 
     /// The id of a plan that is not sealed yet.
@@ -80,6 +94,24 @@ impl Plan {
         let site = self.sites.iter().find(|site| site.site == store.site)?;
         site.stores.iter().find(|candidate| candidate.kind == store.kind).map(|found| (site, found))
     }
+}
+
+/// A plan without its id: what the id is the digest of.
+#[derive(Serialize)]
+struct Content<'a> {
+    format: u32,
+    created_at: Timestamp,
+    expires_at: Timestamp,
+    request: &'a PlanRequest,
+    repository: &'a str,
+    topology: Digest,
+    objects: &'a [ObjectInfo],
+    tables: &'a [CapturedTable],
+    sites: &'a [SitePlan],
+    shards: &'a BTreeMap<ShardName, ShardPlan>,
+    pools: &'a BTreeMap<String, u64>,
+    steps: &'a [PlanStep],
+    notes: &'a [Note],
 }
 
 /// One site's part.
