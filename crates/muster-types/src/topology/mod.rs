@@ -1,6 +1,31 @@
 //! The topology: kinds and their dependencies, shards, tiers, limits, and the ownership of every table.
 //!
-//! [`Topology::parse`] turns the TOML file into this validated form or into errors that name file, line and way out.
+//! - [`Topology::parse`] turns the TOML file into this validated form or into errors that name file, line and way out.
+//! - [`Topology::check_shard`] compares it with the tables that a shard really has.
+//! - [`Topology::kinds_in_order`], [`Topology::kind_depends`] and [`Topology::shard_tables`] answer the usual questions.
+//!
+//! # Invariants
+//! - Every reference resolves: kinds, shards, tables, parents, directory, licences.
+//! - Neither the kinds' `after` nor the tables' owners go round in a circle, and patterns are expanded.
+//! - Restored kinds have a shard and tables; rebuilt and external ones have neither. Limits and targets are above zero.
+//! - A table and its parent are in one shard.
+//!
+//! # Errors
+//! [`TopologyErrors`] has as many as can be told at once. The sections are read first, each on its own; only if nothing
+//! is wrong in them are they held against each other, so that one mistake is told once.
+//!
+//! # Not here
+//! Reading the file and the shards.
+
+mod check;
+mod declare;
+mod error;
+mod live;
+mod order;
+mod parse;
+mod raw;
+
+pub use error::{TopologyError, TopologyErrors};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,6 +39,8 @@ use crate::table::Owner;
 pub struct Topology {
     /// Digest of the text that it was parsed from.
     pub digest: Digest,
+    /// Where its declarations stand, for messages.
+    pub source: Source,
     /// The fleet's name.
     pub fleet: String,
     /// Where the repository is.
@@ -34,6 +61,15 @@ pub struct Topology {
     pub shards: BTreeMap<ShardName, ShardConfig>,
     /// Declared tables, by name; a name means the same in every shard that hosts the table's kind.
     pub tables: BTreeMap<String, TableConfig>,
+}
+
+/// Where declarations stand in the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Source {
+    /// The file, as it was named.
+    pub file: String,
+    /// Lines, counted from 1, by declaration: `kinds.KIND`, `shards.SHARD`, `tables.TABLE`.
+    pub lines: BTreeMap<String, u64>,
 }
 
 /// The repository's bucket and how to reach it; credentials come from the environment as for any AWS client.

@@ -1,0 +1,249 @@
+//! What the declarations say about each other.
+
+use std::collections::BTreeMap;
+
+use super::declare::{ShardEntry, TableEntry, table_section};
+use super::error::suggestion;
+use super::order::{self, Pattern};
+use super::raw::{At, Findings, quoted};
+use super::{Directory, KindConfig, KindMode, Licences, ShardConfig};
+use crate::ids::{Kind, ShardName};
+use crate::table::Owner;
+
+/// Kinds by name, and where each is first mentioned.
+pub(super) struct Kinds<'k> {
+    pub(super) configs: &'k BTreeMap<Kind, KindConfig>,
+    pub(super) mentioned: &'k BTreeMap<Kind, usize>,
+}
+
+/// Puts each shard's kinds in the place of its patterns, and checks that each kind has a home.
+pub(super) fn shards(
+    findings: &mut Findings<'_>,
+    entries: Vec<ShardEntry>,
+    kinds: &Kinds<'_>,
+) -> BTreeMap<ShardName, ShardConfig> {
+    let mut shards: BTreeMap<ShardName, ShardConfig> = BTreeMap::new();
+    for entry in entries {
+        let hosted = hosted(findings, &entry, kinds);
+        if let Some((other, _)) = shards.iter().find(|(_, shard)| shard.driver == entry.driver) {
+            let what = format!("shards `{other}` and `{}` are the same store", entry.name.value);
+            findings.add(entry.name.at, what, "give one of them another `path`, or remove it");
+        }
+        let config = ShardConfig {
+            driver: entry.driver,
+            region: entry.region,
+            kinds: hosted,
+            stage_slots: entry.stage_slots,
+            publish_slots: entry.publish_slots,
+            writer_block_milliseconds_max: entry.writer_block_milliseconds_max,
+        };
+        shards.insert(entry.name.value, config);
+    }
+    check_homes(findings, &shards, kinds);
+    shards
+}
+
+fn hosted(findings: &mut Findings<'_>, entry: &ShardEntry, kinds: &Kinds<'_>) -> Vec<Kind> {
+    let mut hosted: Vec<Kind> = Vec::new();
+    for pattern in &entry.kinds {
+        let exact = matches!(pattern.value, Pattern::Exact(_));
+        let is_restored =
+            |kind: &Kind| kinds.configs.get(kind).is_none_or(|config| config.mode == KindMode::Restored);
+        let matching: Vec<&Kind> =
+            kinds.mentioned.keys().filter(|kind| pattern.value.matches(kind)).collect();
+        for kind in &matching {
+            if exact && !is_restored(kind) {
+                let what = format!("shard `{}` hosts kind `{kind}`, which has no rows", entry.name.value);
+                findings.add(pattern.at, what, "remove it from `kinds`: it is rebuilt or external");
+            } else if exact && hosted.contains(kind) {
+                let what = format!("shard `{}` names kind `{kind}` twice", entry.name.value);
+                findings.add(pattern.at, what, "remove one of the two");
+            }
+        }
+        if matching.is_empty() {
+            let what =
+                format!("no kind matches `{}` in shard `{}`", pattern.value.as_str(), entry.name.value);
+            findings.add(pattern.at, what, "declare tables of such kinds, or remove it from `kinds`");
+        }
+        for kind in matching {
+            if is_restored(kind) && !hosted.contains(kind) {
+                hosted.push(kind.clone());
+            }
+        }
+    }
+    hosted
+}
+
+fn check_homes(findings: &mut Findings<'_>, shards: &BTreeMap<ShardName, ShardConfig>, kinds: &Kinds<'_>) {
+    let restored = kinds.configs.iter().filter(|(_, config)| config.mode == KindMode::Restored);
+    for (kind, _) in restored {
+        if shards.values().any(|shard| shard.kinds.contains(kind)) {
+            continue;
+        }
+        let hosted = shards.values().flat_map(|shard| &shard.kinds).map(Kind::as_str);
+        let hint = format!(
+            "{}add it to the `kinds` of a shard, or declare [kinds.{}] with another mode",
+            suggestion(kind.as_str(), hosted),
+            quoted(kind.as_str())
+        );
+        let at = kinds.mentioned.get(kind).copied().unwrap_or_default();
+        findings.add(at, format!("kind `{kind}` has no shard"), hint);
+    }
+}
+
+/// Checks the tables against kinds, shards and each other.
+pub(super) fn tables(
+    findings: &mut Findings<'_>,
+    entries: &[TableEntry],
+    shards: &BTreeMap<ShardName, ShardConfig>,
+    kinds: &Kinds<'_>,
+) {
+    for (kind, config) in kinds.configs {
+        let own = entries.iter().filter(|table| table.kind.value == *kind);
+        if config.mode != KindMode::Restored {
+            for table in own {
+                let what = format!("table `{}` is of kind `{kind}`, which has no rows", table.name.value);
+                findings.add(
+                    table.kind.at,
+                    what,
+                    "give the table another kind, or the kind `mode = \"restored\"`",
+                );
+            }
+        } else if own.count() == 0 {
+            let at = kinds.mentioned.get(kind).copied().unwrap_or_default();
+            let hint = format!(
+                "declare its tables ([tables.NAME] with `kind = {:?}`), or it would come back without rows",
+                kind.as_str()
+            );
+            findings.add(at, format!("kind `{kind}` has no tables"), hint);
+        }
+    }
+    for table in entries {
+        if let Owner::Parent { table: parent, .. } = &table.owner {
+            check_parent(findings, table, parent, entries, shards);
+        }
+    }
+    check_owner_cycles(findings, entries);
+}
+
+fn check_parent(
+    findings: &mut Findings<'_>,
+    child: &TableEntry,
+    parent: &str,
+    entries: &[TableEntry],
+    shards: &BTreeMap<ShardName, ShardConfig>,
+) {
+    let (name, at) = (&child.name.value, child.name.at);
+    let Some(parent) = entries.iter().find(|table| table.name.value == parent) else {
+        let hint = format!(
+            "{}declare {} as well, or name another parent",
+            suggestion(parent, entries.iter().map(|table| table.name.value.as_str())),
+            table_section(parent)
+        );
+        findings.add(at, format!("table `{name}` is owned through `{parent}`, which is not declared"), hint);
+        return;
+    };
+    let parent_name = &parent.name.value;
+    if parent.owner == Owner::Reference {
+        findings.add(
+            at,
+            format!(
+                "table `{name}` is owned through `{parent_name}`, which is a reference table and has no owner"
+            ),
+            "name an owned parent, a `tenant` column, or `reference = true`",
+        );
+    }
+    let apart = |shard: &ShardConfig| {
+        shard.kinds.contains(&child.kind.value) && !shard.kinds.contains(&parent.kind.value)
+    };
+    if let Some((shard, _)) = shards.iter().find(|(_, shard)| apart(shard)) {
+        let what = format!(
+            "table `{name}` is owned through `{parent_name}` of kind `{}`, which shard `{shard}` does not host",
+            parent.kind.value
+        );
+        let hint = format!(
+            "own it through a table of its own shard, or add `{}` to the kinds of shard `{shard}`",
+            parent.kind.value
+        );
+        findings.add(at, what, hint);
+    }
+}
+
+fn check_owner_cycles(findings: &mut Findings<'_>, entries: &[TableEntry]) {
+    let mut owners: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for table in entries {
+        let parents = owners.entry(table.name.value.clone()).or_default();
+        if let Owner::Parent { table: parent, .. } = &table.owner {
+            parents.push(parent.clone());
+        }
+    }
+    let next = |table: &String| owners.get(table).map_or(&[][..], Vec::as_slice);
+    let Some(circle) = order::circle(owners.keys(), next) else { return };
+    let in_circle = entries.iter().filter(|table| circle.contains(&&table.name.value));
+    let at = in_circle.map(|table| table.name.at).min().unwrap_or_default();
+    let path = circle.iter().chain(circle.first()).map(|table| format!("`{table}`")).collect::<Vec<_>>();
+    findings.add(
+        at,
+        format!("tables are owned through each other in a circle: {}", path.join(" through ")),
+        "give one of them a `tenant` column",
+    );
+}
+
+/// Checks that the directory is a table of sites.
+pub(super) fn directory(findings: &mut Findings<'_>, directory: &At<Directory>, tables: &[TableEntry]) {
+    let named = Named { section: "[directory]", kind: &directory.value.kind, table: &directory.value.table };
+    let Some(table) = named_table(findings, directory.at, &named, tables) else { return };
+    if !matches!(table.owner, Owner::Tenant { .. }) {
+        findings.add(
+            directory.at,
+            format!("[directory] names table `{}`, which has no tenant column", table.name.value),
+            "name the table with one row a site, whose `tenant` column is the site's id",
+        );
+    }
+}
+
+/// Checks that the licences are rows of sites.
+pub(super) fn licences(findings: &mut Findings<'_>, licences: &At<Licences>, tables: &[TableEntry]) {
+    let named = Named { section: "[licences]", kind: &licences.value.kind, table: &licences.value.table };
+    let Some(table) = named_table(findings, licences.at, &named, tables) else { return };
+    if table.owner == Owner::Reference {
+        findings.add(
+            licences.at,
+            format!("[licences] names table `{}`, which is a reference table", table.name.value),
+            "name the table with the licences of each site",
+        );
+    }
+}
+
+/// A table that a section names, with the kind that it says the table has.
+struct Named<'n> {
+    section: &'n str,
+    kind: &'n Kind,
+    table: &'n str,
+}
+
+fn named_table<'t>(
+    findings: &mut Findings<'_>,
+    at: usize,
+    named: &Named<'_>,
+    tables: &'t [TableEntry],
+) -> Option<&'t TableEntry> {
+    let Named { section, kind, table: name } = named;
+    let Some(table) = tables.iter().find(|table| table.name.value == *name) else {
+        let hint = format!(
+            "{}declare {}, or name another table",
+            suggestion(name, tables.iter().map(|table| table.name.value.as_str())),
+            table_section(name)
+        );
+        findings.add(at, format!("{section} names table `{name}`, which is not declared"), hint);
+        return None;
+    };
+    if table.kind.value != **kind {
+        let what = format!(
+            "{section} says that table `{name}` is of kind `{kind}`, and it is of `{}`",
+            table.kind.value
+        );
+        findings.add(at, what, format!("write `kind = {:?}` in {section}", table.kind.value.as_str()));
+    }
+    Some(table)
+}

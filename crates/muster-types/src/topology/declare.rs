@@ -1,0 +1,276 @@
+//! The declarations of kinds, shards and tables, each on its own; what they say about each other is checked later.
+
+use std::path::Path;
+
+use super::order::Pattern;
+use super::raw::{At, Findings, Section, listed, quoted};
+use super::{DriverConfig, KindMode};
+use crate::ids::{Kind, ShardName};
+use crate::table::Owner;
+
+/// `[kinds.X]`
+pub(super) struct KindEntry {
+    pub(super) pattern: At<Pattern>,
+    /// None: as by default.
+    pub(super) after: Option<Vec<At<Pattern>>>,
+    pub(super) stage_waits: bool,
+    pub(super) mode: KindMode,
+}
+
+/// `[shards.X]`
+pub(super) struct ShardEntry {
+    pub(super) name: At<ShardName>,
+    pub(super) driver: DriverConfig,
+    pub(super) region: String,
+    pub(super) kinds: Vec<At<Pattern>>,
+    pub(super) stage_slots: u64,
+    pub(super) publish_slots: u64,
+    pub(super) writer_block_milliseconds_max: u64,
+}
+
+/// `[tables.X]`
+pub(super) struct TableEntry {
+    pub(super) name: At<String>,
+    pub(super) kind: At<Kind>,
+    pub(super) owner: Owner,
+}
+
+/// Stores of a shard staged at once. Staging is reading and a file of its own; two keep both sides busy.
+const STAGE_SLOTS: u64 = 2;
+/// SQLite has one writer.
+const PUBLISH_SLOTS: u64 = 1;
+/// Below the busy timeouts that applications usually set.
+const WRITER_BLOCK_MILLISECONDS_MAX: u64 = 1000;
+
+const KIND_HINT: &str = "a kind is `metadata`, `identity`, `licence`, `media`, `product:NAME`, `app:NAME` or a name of \
+                         your own, of letters, digits, `-`, `_` and `.`";
+
+pub(super) fn kinds(findings: &mut Findings<'_>, root: &mut Section<'_>) -> Vec<KindEntry> {
+    let mut entries = Vec::new();
+    for At { value: (name, mut section), at } in root.sections(findings, "kinds") {
+        let pattern = pattern(findings, &At { value: name, at });
+        let after = section.texts(findings, "after");
+        let after =
+            after.map(|after| after.value.iter().filter_map(|kind| self::pattern(findings, kind)).collect());
+        let stage_waits = section.flag(findings, "stage_waits").is_some_and(|flag| flag.value);
+        let mode = mode(findings, &mut section);
+        section.close(findings);
+        if let (Some(pattern), Some(mode)) = (pattern, mode) {
+            entries.push(KindEntry { pattern, after, stage_waits, mode });
+        }
+    }
+    entries
+}
+
+fn pattern(findings: &mut Findings<'_>, text: &At<String>) -> Option<At<Pattern>> {
+    let parsed = Pattern::parse(&text.value);
+    if parsed.is_none() {
+        let hint = format!("{KIND_HINT}; the patterns are `product:*` and `app:*`");
+        findings.add(text.at, format!("`{}` is not a kind", text.value), hint);
+    }
+    parsed.map(|value| At { value, at: text.at })
+}
+
+fn mode(findings: &mut Findings<'_>, section: &mut Section<'_>) -> Option<KindMode> {
+    let name = section.name();
+    let mode = section.text(findings, "mode");
+    let command = section.texts(findings, "command");
+    let words = |command: &At<Vec<At<String>>>| -> Vec<String> {
+        command.value.iter().map(|word| word.value.clone()).collect()
+    };
+    let given =
+        command.as_ref().filter(|command| command.value.first().is_some_and(|word| !word.value.is_empty()));
+    match (mode.as_ref().map(|mode| mode.value.as_str()), given) {
+        (None | Some("restored"), _) => {
+            if let Some(command) = command {
+                findings.add(
+                    command.at,
+                    format!("{name} has a `command`, and its rows are restored"),
+                    "remove the command, or add `mode = \"rebuilt\"` or `mode = \"external\"`",
+                );
+            }
+            Some(KindMode::Restored)
+        }
+        (Some("rebuilt"), Some(command)) => Some(KindMode::Rebuilt { command: words(command) }),
+        (Some("external"), Some(command)) => Some(KindMode::External { command: words(command) }),
+        (Some(mode @ ("rebuilt" | "external")), None) => {
+            let hint = "add `command = [\"PROGRAM\", \"ARGUMENT\", ...]`";
+            findings.add(section.at(), format!("{name} is {mode} and has no `command`"), hint);
+            None
+        }
+        (Some(other), _) => {
+            let at = mode.as_ref().map_or(section.at(), |mode| mode.at);
+            findings.add(
+                at,
+                format!("unknown mode `{other}` in {name}"),
+                "the modes are `restored`, `rebuilt`, `external`",
+            );
+            None
+        }
+    }
+}
+
+pub(super) fn shards(
+    findings: &mut Findings<'_>,
+    root: &mut Section<'_>,
+    base_dir: &Path,
+) -> Vec<ShardEntry> {
+    let mut entries = Vec::new();
+    for At { value: (name, section), at } in root.sections(findings, "shards") {
+        entries.extend(shard(findings, &name, at, section, base_dir));
+    }
+    if entries.is_empty() && findings.is_clean() {
+        findings.add(
+            0,
+            "there are no shards",
+            "add a section [shards.NAME] with `driver`, `path`, `region` and `kinds`",
+        );
+    }
+    entries
+}
+
+fn shard(
+    findings: &mut Findings<'_>,
+    name: &str,
+    at: usize,
+    mut section: Section<'_>,
+    base_dir: &Path,
+) -> Option<ShardEntry> {
+    let shard_name = ShardName::new(name);
+    if let Err(error) = &shard_name {
+        findings.add(at, error.to_string(), "give the shard such a name: it becomes part of object keys");
+    }
+    let driver = driver(findings, &mut section, base_dir);
+    let region = section.required_text(
+        findings,
+        "region",
+        "add `region = \"...\"`; sites are restored in their own region",
+    );
+    let kinds = section.texts(findings, "kinds");
+    if kinds.as_ref().is_none_or(|kinds| kinds.value.is_empty()) {
+        let hint = "add `kinds = [...]` with the kinds that it hosts, such as \"metadata\" or \"product:*\"";
+        findings.add(at, format!("{} hosts no kinds", section.name()), hint);
+    }
+    let kinds = kinds.map(|kinds| kinds.value).unwrap_or_default();
+    let kinds = kinds.iter().filter_map(|kind| pattern(findings, kind)).collect();
+    let stage_slots = section.positive_or(findings, "stage_slots", STAGE_SLOTS);
+    let publish_slots = section.positive(findings, "publish_slots");
+    let writer_block_milliseconds_max =
+        section.positive_or(findings, "writer_block_milliseconds_max", WRITER_BLOCK_MILLISECONDS_MAX);
+    if let (Some(DriverConfig::Sqlite { .. }), Some(slots)) = (&driver, &publish_slots)
+        && slots.value > PUBLISH_SLOTS
+    {
+        let what = format!("{} has {} publish slots, and SQLite has one writer", section.name(), slots.value);
+        findings.add(slots.at, what, "write 1, or leave it out");
+    }
+    section.close(findings);
+    Some(ShardEntry {
+        name: At { value: shard_name.ok()?, at },
+        driver: driver?,
+        region: region?.value,
+        kinds,
+        stage_slots,
+        publish_slots: publish_slots.map_or(PUBLISH_SLOTS, |slots| slots.value),
+        writer_block_milliseconds_max,
+    })
+}
+
+fn driver(findings: &mut Findings<'_>, section: &mut Section<'_>, base_dir: &Path) -> Option<DriverConfig> {
+    let path_hint = "add `path = \"FILE\"`, relative to the topology's folder";
+    let Some(driver) = section.required_text(findings, "driver", "add `driver = \"sqlite\"`") else {
+        // Asked for, so that it is not an unknown key as well.
+        section.text(findings, "path");
+        return None;
+    };
+    match driver.value.as_str() {
+        "sqlite" => {
+            let path = section.required_text(findings, "path", path_hint)?;
+            Some(DriverConfig::Sqlite { path: base_dir.join(path.value) })
+        }
+        other => {
+            section.text(findings, "path");
+            findings.add(
+                driver.at,
+                format!("unknown driver `{other}` in {}", section.name()),
+                "the drivers are `sqlite`",
+            );
+            None
+        }
+    }
+}
+
+pub(super) fn tables(findings: &mut Findings<'_>, root: &mut Section<'_>) -> Vec<TableEntry> {
+    let mut entries = Vec::new();
+    for At { value: (name, mut section), at } in root.sections(findings, "tables") {
+        let reserved = name.starts_with("_muster_") || name.starts_with("sqlite_");
+        if name.is_empty() || reserved {
+            let what = format!("`{name}` is not the name of an application's table");
+            findings.add(at, what, "remove the section; such tables belong to SQLite or to Muster");
+        }
+        let kind_hint = "add `kind = \"...\"`, the kind that its rows are part of";
+        let kind = section.required_text(findings, "kind", kind_hint).and_then(|text| {
+            let parsed: Result<Kind, _> = text.value.parse();
+            if parsed.is_err() {
+                findings.add(text.at, format!("`{}` is not a kind", text.value), KIND_HINT);
+            }
+            parsed.ok().map(|value| At { value, at: text.at })
+        });
+        let owner = owner(findings, &mut section, &name);
+        section.close(findings);
+        if let (Some(kind), Some(owner)) = (kind, owner) {
+            entries.push(TableEntry { name: At { value: name, at }, kind, owner });
+        }
+    }
+    entries
+}
+
+fn owner(findings: &mut Findings<'_>, section: &mut Section<'_>, table: &str) -> Option<Owner> {
+    let given: Vec<&str> =
+        ["tenant", "parent", "reference"].into_iter().filter(|key| section.has(key)).collect();
+    let tenant = section.text(findings, "tenant");
+    let parent = section.section(findings, "parent");
+    let reference = section.flag(findings, "reference");
+    if given.len() != 1 {
+        let what = match given.as_slice() {
+            [] => format!("nothing says to whom the rows of table `{table}` belong"),
+            several => format!("table `{table}` has several owners: {}", listed(several)),
+        };
+        findings.add(section.at(), what, owner_hint());
+        return None;
+    }
+    if let Some(tenant) = tenant {
+        if tenant.value.is_empty() {
+            findings.add(tenant.at, format!("`tenant` in {} is empty", section.name()), owner_hint());
+        }
+        return Some(Owner::Tenant { column: tenant.value });
+    }
+    if let Some(mut parent) = parent {
+        let column = parent.required_text(
+            findings,
+            "column",
+            "name the column of this table that refers to the parent",
+        );
+        let of = parent.required_text(findings, "table", "name the parent table");
+        let key = parent.required_text(findings, "key", "name the parent's primary or unique key column");
+        parent.close(findings);
+        return Some(Owner::Parent { column: column?.value, table: of?.value, key: key?.value });
+    }
+    let reference = reference?;
+    if !reference.value {
+        findings.add(
+            reference.at,
+            format!("`reference = false` says nothing about table `{table}`"),
+            owner_hint(),
+        );
+    }
+    Some(Owner::Reference)
+}
+
+fn owner_hint() -> &'static str {
+    "write one of `tenant = \"COLUMN\"`, `parent = { column = \"...\", table = \"...\", key = \"...\" }`, `reference = true`"
+}
+
+/// The section of a table, for hints.
+pub(super) fn table_section(name: &str) -> String {
+    format!("[tables.{}]", quoted(name))
+}

@@ -1,0 +1,216 @@
+//! The declarations against the tables that a shard really has.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::declare::table_section;
+use super::error::{TopologyError, suggestion};
+use super::{TableConfig, Topology};
+use crate::ids::{Kind, ShardName};
+use crate::table::{Owner, TableDef};
+
+impl Topology {
+    /// The tables that `shard` hosts, by name.
+    pub fn shard_tables(&self, shard: &ShardName) -> BTreeMap<String, TableConfig> {
+        let kinds = self.shards.get(shard).map_or(&[][..], |shard| shard.kinds.as_slice());
+        let hosted = self.tables.iter().filter(|(_, table)| kinds.contains(&table.kind));
+        hosted.map(|(name, table)| (name.clone(), table.clone())).collect()
+    }
+
+    /// Everything in which the live tables of `shard` and the topology disagree; empty if they agree.
+    ///
+    /// SQLite's and Muster's own tables are left out. Declared tables that the shard does not have are no error: they
+    /// are captured when they appear.
+    pub fn check_shard(&self, shard: &ShardName, live: &[TableDef]) -> Vec<TopologyError> {
+        let check = Check { topology: self, shard, tables: self.shard_tables(shard), live };
+        let own = |table: &&TableDef| table.name.starts_with("_muster_") || table.name.starts_with("sqlite_");
+        let mut errors = Vec::new();
+        for table in live.iter().filter(|table| !own(table)) {
+            match check.tables.get(&table.name) {
+                None => errors.push(check.undeclared(table)),
+                Some(TableConfig { owner: Owner::Tenant { column }, .. }) => {
+                    errors.extend(check.column(table, column, "tenant column"));
+                }
+                Some(TableConfig { owner: Owner::Parent { column, table: parent, key }, .. }) => {
+                    errors.extend(check.column(table, column, "parent column"));
+                    errors.extend(check.parent_key(table, parent, key));
+                }
+                Some(TableConfig { owner: Owner::Reference, .. }) => errors.extend(check.reference(table)),
+            }
+        }
+        errors.extend(check.directory_columns());
+        errors
+    }
+}
+
+struct Check<'c> {
+    topology: &'c Topology,
+    shard: &'c ShardName,
+    /// Those that the shard hosts.
+    tables: BTreeMap<String, TableConfig>,
+    live: &'c [TableDef],
+}
+
+impl Check<'_> {
+    /// An error about a table, with the line of its declaration if it has one.
+    fn error(&self, table: &str, what: &str, hint: impl Into<String>) -> TopologyError {
+        self.error_at(&format!("tables.{table}"), what, hint)
+    }
+
+    fn error_at(&self, declaration: &str, what: &str, hint: impl Into<String>) -> TopologyError {
+        let source = &self.topology.source;
+        TopologyError {
+            file: source.file.clone(),
+            line: source.lines.get(declaration).copied(),
+            what: format!("shard `{}`: {what}", self.shard),
+            hint: hint.into(),
+        }
+    }
+
+    fn live(&self, name: &str) -> Option<&TableDef> {
+        self.live.iter().find(|table| table.name.eq_ignore_ascii_case(name))
+    }
+
+    fn is_owned(&self, name: &str) -> bool {
+        let declared = self.tables.iter().find(|(table, _)| table.eq_ignore_ascii_case(name));
+        declared.is_some_and(|(_, config)| config.owner != Owner::Reference)
+    }
+
+    fn undeclared(&self, table: &TableDef) -> TopologyError {
+        let name = &table.name;
+        if let Some(declared) = self.topology.tables.get(name) {
+            let what = format!(
+                "table `{name}` is declared for kind `{}`, which this shard does not host",
+                declared.kind
+            );
+            let hint = format!(
+                "add `{}` to the `kinds` of [shards.{}], or drop the table there",
+                declared.kind, self.shard
+            );
+            return self.error(name, &what, hint);
+        }
+        let hint = format!("add to the topology, if this is its owner:\n{}", self.proposal(table));
+        self.error_at(&format!("shards.{}", self.shard), &format!("nothing declares table `{name}`"), hint)
+    }
+
+    /// The declaration that the table's columns and foreign keys suggest.
+    fn proposal(&self, table: &TableDef) -> String {
+        let has = |column: &str| table.columns.iter().any(|own| own.name == column);
+        let tenant = self.topology.tables.values().find_map(|other| match &other.owner {
+            Owner::Tenant { column } if has(column) => Some(column),
+            _ => None,
+        });
+        let parent =
+            table.foreign_keys.iter().find_map(|key| match (&key.columns[..], &key.parent_columns[..]) {
+                ([column], [parent]) if self.is_owned(&key.parent_table) => {
+                    Some((column, &key.parent_table, parent))
+                }
+                _ => None,
+            });
+        let (kind, owner) = match (tenant, parent) {
+            (Some(column), _) => (None, format!("tenant = {column:?}")),
+            (None, Some((column, of, key))) => (
+                self.tables.get(of).map(|table| &table.kind),
+                format!("parent = {{ column = {column:?}, table = {of:?}, key = {key:?} }}"),
+            ),
+            (None, None) => (None, "reference = true".to_owned()),
+        };
+        let hosted = self.topology.shards.get(self.shard).and_then(|shard| shard.kinds.first());
+        let kind = kind.or(hosted).map_or("...", Kind::as_str);
+        format!("{}\nkind = {kind:?}\n{owner}", table_section(&table.name))
+    }
+
+    fn column(&self, table: &TableDef, column: &str, what: &str) -> Option<TopologyError> {
+        let names = || table.stored_columns().map(|column| column.name.as_str());
+        if names().any(|name| name == column) {
+            return None;
+        }
+        let hint = format!(
+            "{}its columns are {}",
+            suggestion(column, names()),
+            names().collect::<Vec<_>>().join(", ")
+        );
+        let what = format!("table `{}` has no column `{column}`, its {what}", table.name);
+        Some(self.error(&table.name, &what, hint))
+    }
+
+    fn parent_key(&self, child: &TableDef, parent: &str, key: &str) -> Option<TopologyError> {
+        let name = &child.name;
+        let Some(parent) = self.live.iter().find(|table| table.name == parent) else {
+            let what = format!("table `{name}` is owned through `{parent}`, which is not there");
+            return Some(self.error(name, &what, "create it, or declare the parent that the table has now"));
+        };
+        if let Some(mut error) = self.column(parent, key, "key for the tables that it owns") {
+            error.line = self.topology.source.lines.get(&format!("tables.{name}")).copied();
+            return Some(error);
+        }
+        let alone = |columns: &[String]| columns.len() == 1 && columns[0] == key;
+        let unique =
+            parent.unique.iter().any(|unique| alone(&unique.columns) && unique.predicate_sql.is_none());
+        if unique || alone(&parent.key) {
+            return None;
+        }
+        let what = format!("table `{name}` is owned through `{}.{key}`, which is not unique", parent.name);
+        let hint = "name the parent's primary key, or a column with a unique index over all rows";
+        Some(self.error(name, &what, hint))
+    }
+
+    /// Rows of a reference table must be able to stand without any site.
+    fn reference(&self, table: &TableDef) -> Option<TopologyError> {
+        let mut seen = BTreeSet::from([table.name.as_str()]);
+        let mut open = VecDeque::from([vec![table]]);
+        while let Some(path) = open.pop_front() {
+            let keys = path.last().map_or(&[][..], |table| table.foreign_keys.as_slice());
+            for key in keys {
+                if self.is_owned(&key.parent_table) {
+                    let names = path.iter().map(|table| format!("`{}`", table.name));
+                    let names: Vec<_> = names.chain([format!("`{}`", key.parent_table)]).collect();
+                    let what = format!(
+                        "reference table `{}` has a foreign-key path to an owned table: {}",
+                        table.name,
+                        names.join(" to ")
+                    );
+                    let hint =
+                        "write `tenant` or `parent` in the place of `reference`, or drop the foreign key";
+                    return Some(self.error(&table.name, &what, hint));
+                }
+                if let Some(next) = self.live(&key.parent_table).filter(|next| seen.insert(&next.name)) {
+                    open.push_back(path.iter().copied().chain([next]).collect());
+                }
+            }
+        }
+        None
+    }
+
+    /// Columns that the directory and the licences name.
+    fn directory_columns(&self) -> Vec<TopologyError> {
+        let directory = &self.topology.directory;
+        let columns = &directory.columns;
+        let named = [
+            &columns.name,
+            &columns.region,
+            &columns.tier,
+            &columns.customer,
+            &columns.internal,
+            &columns.users,
+        ];
+        let mut errors = self.named_columns(&directory.table, named.into_iter().flatten(), "directory");
+        if let Some(licences) = &self.topology.licences {
+            let named = [Some(&licences.product_column), licences.active_column.as_ref()];
+            errors.extend(self.named_columns(&licences.table, named.into_iter().flatten(), "licences"));
+        }
+        errors
+    }
+
+    fn named_columns<'n>(
+        &self,
+        table: &str,
+        named: impl Iterator<Item = &'n String>,
+        section: &str,
+    ) -> Vec<TopologyError> {
+        let hosted = self.tables.contains_key(table);
+        let Some(table) = self.live.iter().find(|live| hosted && live.name == table) else {
+            return Vec::new();
+        };
+        named.filter_map(|column| self.column(table, column, &format!("column by [{section}]"))).collect()
+    }
+}

@@ -1,0 +1,372 @@
+//! From the text of the file to a validated topology.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use toml::de::DeTable;
+
+use super::check::{self, Kinds};
+use super::declare::{self, KindEntry, ShardEntry, TableEntry};
+use super::error::TopologyErrors;
+use super::order;
+use super::raw::{At, Findings, Section, quoted};
+use super::{
+    CaptureConfig, Directory, DirectoryColumns, Licences, RepositoryConfig, RunLimits, Source, TableConfig,
+    Tier, Topology,
+};
+use crate::digest::Digest;
+use crate::ids::{Kind, ShardName};
+
+/// Half of what a site may lose by default goes to the poll, well above what an idle poll costs.
+const POLL_INTERVAL_MILLISECONDS: u64 = 1000;
+/// An idle shard costs one small object each; ten seconds keep its covered time fresh.
+const WATERMARK_INTERVAL_SECONDS: u64 = 10;
+/// A read transaction keeps a SQLite write-ahead log from shrinking; an hour of it is much.
+const SNAPSHOT_SECONDS_MAX: u64 = 3600;
+/// Enough to hide the latency of one S3 request behind the others.
+const S3_REQUESTS: u64 = 16;
+/// Fits the smallest machine that a responder is likely to have.
+const BYTES_IN_FLIGHT: u64 = 256 * 1024 * 1024;
+/// Over all shards; staging is CPU work, and responders' machines have few cores.
+const STAGE_SLOTS: u64 = 4;
+/// With growing waits between them; what fails so often needs a person.
+const ATTEMPTS: u64 = 5;
+
+impl Topology {
+    /// Reads and validates a topology. `file` is its name for messages; relative paths start at `base_dir`.
+    ///
+    /// # Errors
+    /// [`TopologyErrors`]: as much of what is wrong as can be told at once, each with line and way out.
+    pub fn parse(text: &str, file: &str, base_dir: &Path) -> Result<Self, TopologyErrors> {
+        let mut findings = Findings::new(file, text);
+        let (table, errors) = DeTable::parse_recoverable(text);
+        for error in &errors {
+            syntax_error(&mut findings, error);
+        }
+        if !findings.is_clean() {
+            return Err(TopologyErrors(findings.into_errors()));
+        }
+        let draft = Draft::read(&mut findings, Section::root(table.get_ref()), base_dir);
+        match draft {
+            Some(draft) if findings.is_clean() => draft.resolve(findings, file, text),
+            _ => Err(TopologyErrors(findings.into_errors())),
+        }
+    }
+}
+
+fn syntax_error(findings: &mut Findings<'_>, error: &toml::de::Error) {
+    let at = error.span().map_or(0, |span| span.start);
+    let header = findings.line_text(at);
+    if error.message().starts_with("duplicate key") {
+        let (what, hint) = match header {
+            shard if shard.starts_with("[shards.") => {
+                (format!("two shards have one name: {shard}"), "rename one of them")
+            }
+            table if table.starts_with("[tables.") => {
+                (format!("a table is declared twice: {table}"), "remove one of the two")
+            }
+            other => (format!("declared twice: {other}"), "remove one of the two"),
+        };
+        findings.add(at, what, hint);
+        return;
+    }
+    let message = error.message().lines().collect::<Vec<_>>().join("; ");
+    findings.add(
+        at,
+        format!("not TOML: {message}"),
+        "correct the line; strings are quoted, sections are in brackets",
+    );
+}
+
+/// The file's sections, each valid on its own.
+struct Draft {
+    fleet: String,
+    repository: RepositoryConfig,
+    capture: CaptureConfig,
+    limits: RunLimits,
+    directory: At<Directory>,
+    licences: Option<At<Licences>>,
+    tiers: BTreeMap<String, Tier>,
+    kinds: Vec<KindEntry>,
+    shards: Vec<ShardEntry>,
+    tables: Vec<TableEntry>,
+}
+
+impl Draft {
+    /// Reads every section, whatever is wrong with another.
+    fn read(findings: &mut Findings<'_>, mut root: Section<'_>, base_dir: &Path) -> Option<Self> {
+        let fleet = root.required_text(findings, "fleet", "add `fleet = \"NAME\"` at the top");
+        if let Some(fleet) = &fleet
+            && ShardName::new(fleet.value.as_str()).is_err()
+        {
+            let what = format!("`{}` is not a fleet name", fleet.value);
+            findings.add(fleet.at, what, "use letters, digits, `-`, `_` and `.`");
+        }
+        let repository = repository(findings, &mut root, base_dir);
+        let capture = capture(findings, &mut root);
+        let limits = limits(findings, &mut root);
+        let directory = directory(findings, &mut root);
+        let licences = licences(findings, &mut root);
+        let tiers = tiers(findings, &mut root);
+        let kinds = declare::kinds(findings, &mut root);
+        let shards = declare::shards(findings, &mut root, base_dir);
+        let tables = declare::tables(findings, &mut root);
+        root.close(findings);
+        Some(Self {
+            fleet: fleet?.value,
+            repository: repository?,
+            capture,
+            limits,
+            directory: directory?,
+            licences,
+            tiers,
+            kinds,
+            shards,
+            tables,
+        })
+    }
+
+    /// Checks what the sections say about each other.
+    fn resolve(self, mut findings: Findings<'_>, file: &str, text: &str) -> Result<Topology, TopologyErrors> {
+        let mentioned = order::mentioned(&self.kinds, &self.tables, &self.shards);
+        let kinds = order::resolve(&mut findings, &self.kinds, &mentioned);
+        order::check_cycles(&mut findings, &kinds, &mentioned);
+        let source = self.source(&findings, file, &mentioned);
+        let all = Kinds { configs: &kinds, mentioned: &mentioned };
+        let shards = check::shards(&mut findings, self.shards, &all);
+        check::tables(&mut findings, &self.tables, &shards, &all);
+        check::directory(&mut findings, &self.directory, &self.tables);
+        if let Some(licences) = &self.licences {
+            check::licences(&mut findings, licences, &self.tables);
+        }
+        if !findings.is_clean() {
+            return Err(TopologyErrors(findings.into_errors()));
+        }
+        let table = |entry: TableEntry| {
+            (entry.name.value, TableConfig { kind: entry.kind.value, owner: entry.owner })
+        };
+        Ok(Topology {
+            digest: Digest::of(text.as_bytes()),
+            source,
+            fleet: self.fleet,
+            repository: self.repository,
+            capture: self.capture,
+            limits: self.limits,
+            directory: self.directory.value,
+            licences: self.licences.map(|licences| licences.value),
+            tiers: self.tiers,
+            kinds,
+            shards,
+            tables: self.tables.into_iter().map(table).collect(),
+        })
+    }
+
+    fn source(&self, findings: &Findings<'_>, file: &str, kinds: &BTreeMap<Kind, usize>) -> Source {
+        let kinds = kinds.iter().map(|(kind, at)| (format!("kinds.{kind}"), *at));
+        let shards = self.shards.iter().map(|shard| (format!("shards.{}", shard.name.value), shard.name.at));
+        let tables = self.tables.iter().map(|table| (format!("tables.{}", table.name.value), table.name.at));
+        let lines = kinds.chain(shards).chain(tables).map(|(name, at)| (name, findings.line(at))).collect();
+        Source { file: file.to_owned(), lines }
+    }
+}
+
+fn repository(
+    findings: &mut Findings<'_>,
+    root: &mut Section<'_>,
+    base_dir: &Path,
+) -> Option<RepositoryConfig> {
+    let Some(mut section) = root.section(findings, "repository") else {
+        if !root.has("repository") {
+            findings.add(
+                0,
+                "there is no [repository]",
+                "add [repository] with `bucket`, and `endpoint` for anything but AWS",
+            );
+        }
+        return None;
+    };
+    let bucket = section.required_text(findings, "bucket", "add `bucket = \"NAME\"`");
+    if let Some(bucket) = &bucket
+        && !is_bucket_name(&bucket.value)
+    {
+        let what = format!("`{}` is not a bucket name", bucket.value);
+        findings.add(
+            bucket.at,
+            what,
+            "use 3 to 63 lower-case letters, digits, `-` and `.`, beginning with a letter or digit",
+        );
+    }
+    let prefix = section.text(findings, "prefix");
+    if let Some(prefix) =
+        prefix.as_ref().filter(|prefix| prefix.value.starts_with('/') || prefix.value.ends_with('/'))
+    {
+        findings.add(
+            prefix.at,
+            format!("the prefix `{}` begins or ends with `/`", prefix.value),
+            "remove the slash",
+        );
+    }
+    let region =
+        section.text(findings, "region").map_or_else(|| "us-east-1".to_owned(), |region| region.value);
+    let endpoint = section.text(findings, "endpoint");
+    let embedded = section.text(findings, "embedded");
+    let path_style = section.flag(findings, "path_style");
+    check_embedded(findings, embedded.as_ref(), endpoint.as_ref(), path_style.as_ref());
+    section.close(findings);
+    Some(RepositoryConfig {
+        bucket: bucket?.value,
+        prefix: prefix.map(|prefix| prefix.value).unwrap_or_default(),
+        region,
+        path_style: path_style.map_or(endpoint.is_some(), |flag| flag.value),
+        endpoint: endpoint.map(|endpoint| endpoint.value),
+        embedded: embedded.map(|dir| base_dir.join(dir.value)),
+    })
+}
+
+fn check_embedded(
+    findings: &mut Findings<'_>,
+    embedded: Option<&At<String>>,
+    endpoint: Option<&At<String>>,
+    path_style: Option<&At<bool>>,
+) {
+    let Some(embedded) = embedded else { return };
+    let address = endpoint.and_then(|endpoint| endpoint.value.strip_prefix("http://"));
+    let address = address.and_then(|address| address.trim_end_matches('/').parse::<SocketAddr>().ok());
+    if address.is_none_or(|address| !address.ip().is_loopback() || address.port() == 0) {
+        let at = endpoint.map_or(embedded.at, |endpoint| endpoint.at);
+        let found = endpoint.map_or_else(|| "none".to_owned(), |endpoint| format!("`{}`", endpoint.value));
+        findings.add(
+            at,
+            format!("the embedded S3 server needs a loopback endpoint, and the endpoint is {found}"),
+            "write `endpoint = \"http://127.0.0.1:9310\"` or another port",
+        );
+    }
+    if let Some(flag) = path_style.filter(|flag| !flag.value) {
+        let what = "the embedded S3 server has buckets in the path only";
+        findings.add(flag.at, what, "write `path_style = true`, or leave it out");
+    }
+}
+
+fn is_bucket_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = name.as_bytes();
+    (3..=63).contains(&bytes.len())
+        && bytes.iter().all(|byte| allowed(*byte) || matches!(byte, b'-' | b'.'))
+        && bytes.first().is_some_and(|byte| allowed(*byte))
+        && bytes.last().is_some_and(|byte| allowed(*byte))
+        && !name.contains("..")
+}
+
+fn capture(findings: &mut Findings<'_>, root: &mut Section<'_>) -> CaptureConfig {
+    let defaults = CaptureConfig {
+        poll_interval_milliseconds: POLL_INTERVAL_MILLISECONDS,
+        watermark_interval_seconds: WATERMARK_INTERVAL_SECONDS,
+        snapshot_seconds_max: SNAPSHOT_SECONDS_MAX,
+    };
+    let Some(mut section) = root.section(findings, "capture") else { return defaults };
+    let mut number = |key, default| section.positive_or(findings, key, default);
+    let config = CaptureConfig {
+        poll_interval_milliseconds: number("poll_interval_milliseconds", defaults.poll_interval_milliseconds),
+        watermark_interval_seconds: number("watermark_interval_seconds", defaults.watermark_interval_seconds),
+        snapshot_seconds_max: number("snapshot_seconds_max", defaults.snapshot_seconds_max),
+    };
+    section.close(findings);
+    config
+}
+
+fn limits(findings: &mut Findings<'_>, root: &mut Section<'_>) -> RunLimits {
+    // No run makes more attempts than fit.
+    let attempts = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+    let Some(mut section) = root.section(findings, "limits") else {
+        return RunLimits {
+            s3_requests: S3_REQUESTS,
+            bytes_in_flight: BYTES_IN_FLIGHT,
+            stage_slots: STAGE_SLOTS,
+            attempts: attempts(ATTEMPTS),
+        };
+    };
+    let mut number = |key, default| section.positive_or(findings, key, default);
+    let limits = RunLimits {
+        s3_requests: number("s3_requests", S3_REQUESTS),
+        bytes_in_flight: number("bytes_in_flight", BYTES_IN_FLIGHT),
+        stage_slots: number("stage_slots", STAGE_SLOTS),
+        attempts: attempts(number("attempts", ATTEMPTS)),
+    };
+    section.close(findings);
+    limits
+}
+
+fn kind_of(findings: &mut Findings<'_>, section: &mut Section<'_>) -> Option<Kind> {
+    let text = section.required_text(findings, "kind", "add `kind = \"...\"`, the kind of the table")?;
+    let kind: Result<Kind, _> = text.value.parse();
+    if kind.is_err() {
+        findings.add(text.at, format!("`{}` is not a kind", text.value), "name the kind of the table");
+    }
+    kind.ok()
+}
+
+fn directory(findings: &mut Findings<'_>, root: &mut Section<'_>) -> Option<At<Directory>> {
+    let Some(mut section) = root.section(findings, "directory") else {
+        if !root.has("directory") {
+            let hint = "add [directory] with `kind` and `table`, the table with one row a site";
+            findings.add(0, "there is no [directory]", hint);
+        }
+        return None;
+    };
+    let kind = kind_of(findings, &mut section);
+    let table =
+        section.required_text(findings, "table", "add `table = \"...\"`, the table with one row a site");
+    let columns = section.section(findings, "columns").map(|mut columns| {
+        let mut column = |key| columns.text(findings, key).map(|column| column.value);
+        let named = DirectoryColumns {
+            name: column("name"),
+            region: column("region"),
+            tier: column("tier"),
+            customer: column("customer"),
+            internal: column("internal"),
+            users: column("users"),
+        };
+        columns.close(findings);
+        named
+    });
+    let at = section.at();
+    section.close(findings);
+    let value = Directory { kind: kind?, table: table?.value, columns: columns.unwrap_or_default() };
+    Some(At { value, at })
+}
+
+fn licences(findings: &mut Findings<'_>, root: &mut Section<'_>) -> Option<At<Licences>> {
+    let mut section = root.section(findings, "licences")?;
+    let kind = kind_of(findings, &mut section);
+    let table = section.required_text(findings, "table", "add `table = \"...\"`, the table of licences");
+    let product_hint = "add `product_column = \"...\"`, the column that names the kind";
+    let product_column = section.required_text(findings, "product_column", product_hint);
+    let active_column = section.text(findings, "active_column").map(|column| column.value);
+    let at = section.at();
+    section.close(findings);
+    let (table, product_column) = (table?.value, product_column?.value);
+    Some(At { value: Licences { kind: kind?, table, product_column, active_column }, at })
+}
+
+fn tiers(findings: &mut Findings<'_>, root: &mut Section<'_>) -> BTreeMap<String, Tier> {
+    let mut tiers = BTreeMap::new();
+    for At { value: (name, mut section), at: _ } in root.sections(findings, "tiers") {
+        let rto = section.required_positive(
+            findings,
+            "rto_seconds",
+            "add `rto_seconds`, the time to have a site back",
+        );
+        let rpo =
+            section.required_positive(findings, "rpo_seconds", "add `rpo_seconds`, what a site may lose");
+        section.close(findings);
+        if let (Some(rto_seconds), Some(rpo_seconds)) = (rto, rpo) {
+            tiers.insert(name, Tier { rto_seconds, rpo_seconds });
+        }
+    }
+    if tiers.is_empty() && findings.is_clean() {
+        let hint = format!("add [tiers.{}] with `rto_seconds` and `rpo_seconds`", quoted("standard"));
+        findings.add(0, "there are no tiers", hint);
+    }
+    tiers
+}
