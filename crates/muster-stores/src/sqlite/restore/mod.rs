@@ -33,6 +33,8 @@ mod publish;
 mod shard;
 mod sql;
 mod stage;
+#[cfg(test)]
+mod tests;
 
 pub use driver::SqliteDriver;
 #[cfg(any(test, feature = "fault-injection"))]

@@ -1,0 +1,7 @@
+//! Tests of the driver as a whole, on a real file.
+
+mod faults;
+mod fixture;
+mod proofs;
+mod publishing;
+mod refusals;
