@@ -11,6 +11,7 @@
 //! | [`segment`] | [`SegmentSpool`]: the data and frames of one change-log segment |
 //! | [`chain`] | [`Chain`]: the create-if-absent chain of segment indexes |
 //! | [`catalog`] | what can be restored, read for chosen sites |
+//! | [`log`] | [`log::LogReader`]: the change log between two positions |
 //! | [`range`] | [`RangeReader`]: coalesced ranged reads, each fetched once |
 //! | [`rows`] | the rows of one table at a recovery point |
 //! | [`runs`] | [`RunObjects`]: plan and journal of a run |
@@ -34,6 +35,7 @@ mod create;
 mod document;
 pub mod error;
 pub mod keys;
+pub mod log;
 pub mod memory;
 pub mod objects;
 pub mod range;

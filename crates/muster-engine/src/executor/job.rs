@@ -1,0 +1,195 @@
+//! One attempt of one step: what it needs of earlier steps, and its effect.
+
+use std::collections::BTreeMap;
+
+use muster_rows::RowsDigest;
+use muster_types::journal::{NeighbourDigest, Outcome, Published, TableDigest};
+use muster_types::plan::{Restoration, StepKey};
+use muster_types::{Digest, ShardName, SiteId, StoreId};
+
+use super::context::{Context, StepError, StepResult, restored};
+use super::{check, command, neighbours, stage};
+use crate::journal::{RunState, StepPhase};
+
+pub(super) type TableDigests = BTreeMap<String, TableDigest>;
+
+/// A published store of a site that is to be checked.
+pub(super) struct CheckedStore {
+    pub(super) store: StoreId,
+    pub(super) staged: TableDigests,
+    pub(super) published: Published,
+}
+
+/// An attempt, with what it takes from earlier steps.
+pub(super) enum Job {
+    Stage(StoreId),
+    Verify {
+        store: StoreId,
+        staged: TableDigests,
+        /// Another engine staged it, and may have died since: what is found beside the live data may be incomplete.
+        inherited: bool,
+    },
+    Publish {
+        store: StoreId,
+        staged: TableDigests,
+    },
+    Command {
+        site: SiteId,
+        command: Vec<String>,
+    },
+    Check(Vec<CheckedStore>),
+    Handback(SiteId),
+    DigestBefore(ShardName),
+    DigestAfter {
+        shard: ShardName,
+        before: NeighbourDigest,
+    },
+}
+
+impl Job {
+    /// The attempt of a step that the scheduler starts now.
+    pub(super) fn of(key: &StepKey, context: &Context, state: &RunState) -> Result<Self, StepError> {
+        if let Some(reason) = key.site().and_then(|site| context.refused.get(site)) {
+            return Err(StepError::permanent(reason.clone()));
+        }
+        let missing = |what: &str| StepError::permanent(format!("the journal lacks {what} of {key}; plan again"));
+        Ok(match key {
+            StepKey::Stage(store) => Self::Stage(store.clone()),
+            StepKey::Verify(store) => {
+                let stage = state.step(&StepKey::Stage(store.clone()));
+                let inherited = stage.is_some_and(|stage| stage.epoch < state.epoch());
+                let staged = staged(state, store).ok_or_else(|| missing("the staging"))?;
+                Self::Verify { store: store.clone(), staged, inherited }
+            }
+            StepKey::Publish(store) => match &context.store(store)?.restoration {
+                Restoration::Restored => {
+                    let staged = staged(state, store).ok_or_else(|| missing("the staging"))?;
+                    Self::Publish { store: store.clone(), staged }
+                }
+                Restoration::Rebuilt { command } | Restoration::External { command } => {
+                    Self::Command { site: store.site.clone(), command: command.clone() }
+                }
+            },
+            StepKey::Check(site) => {
+                let checked = |(store, _): (StoreId, _)| {
+                    let staged = staged(state, &store).ok_or_else(|| missing("a staging"))?;
+                    let published = published(state, &store).ok_or_else(|| missing("a publish"))?;
+                    Ok(CheckedStore { store, staged, published })
+                };
+                Self::Check(restored(context.site(site)?).map(checked).collect::<Result<_, StepError>>()?)
+            }
+            StepKey::Handback(site) => Self::Handback(site.clone()),
+            StepKey::DigestBefore(shard) => Self::DigestBefore(shard.clone()),
+            StepKey::DigestAfter(shard) => {
+                let before = state.step(&StepKey::DigestBefore(shard.clone()));
+                match before.and_then(|before| before.outcome.clone()) {
+                    Some(Outcome::DigestedBefore(before)) => Self::DigestAfter { shard: shard.clone(), before },
+                    _ => return Err(missing("the digest before")),
+                }
+            }
+        })
+    }
+
+    /// Does it.
+    pub(super) async fn run(self, context: &Context) -> StepResult {
+        match self {
+            Self::Stage(store) => stage::stage(context, &store).await,
+            Self::Verify { store, staged, inherited } => verify(context, &store, &staged, inherited).await,
+            Self::Publish { store, staged } => {
+                let work = context.work(&store)?;
+                let driver = context.driver(&context.store(&store)?.shard)?;
+                Ok(Outcome::Published(driver.publish(&work, &staged).await?))
+            }
+            Self::Command { site, command } => {
+                let output = command::run(&command, &site, context.options.command_limit).await?;
+                Ok(Outcome::CommandRan { output })
+            }
+            Self::Check(stores) => check::check(context, &stores).await,
+            Self::Handback(site) => handback(context, &site).await,
+            Self::DigestBefore(shard) => neighbours::before(context, &shard).await,
+            Self::DigestAfter { shard, before } => neighbours::after(context, &shard, &before).await,
+        }
+    }
+}
+
+fn staged(state: &RunState, store: &StoreId) -> Option<TableDigests> {
+    match &state.step(&StepKey::Stage(store.clone()))?.outcome {
+        Some(Outcome::Staged { tables, .. }) => Some(tables.clone()),
+        _ => None,
+    }
+}
+
+fn published(state: &RunState, store: &StoreId) -> Option<Published> {
+    let step = state.step(&StepKey::Publish(store.clone()))?;
+    match &step.outcome {
+        Some(Outcome::Published(published)) if step.phase == StepPhase::Succeeded => Some(published.clone()),
+        _ => None,
+    }
+}
+
+/// Proves that what lies beside the live data is what the repository holds.
+async fn verify(context: &Context, store: &StoreId, staged: &TableDigests, inherited: bool) -> StepResult {
+    let driver = context.driver(&context.store(store)?.shard)?;
+    let work = context.work(store)?;
+    let mut found = driver.digest_staged(&work).await;
+    let whole = found.as_ref().is_ok_and(|found| found == staged);
+    if inherited && !whole {
+        stage::stage(context, store).await?;
+        found = driver.digest_staged(&work).await;
+    }
+    let found = found?;
+    if let Some(difference) = difference(staged, &found) {
+        return Err(StepError::permanent(format!(
+            "what was staged of {store} is not what the repository holds: {difference}; check the disk of shard \
+             `{}` and run `muster resume {}`",
+            context.store(store)?.shard,
+            context.run,
+        )));
+    }
+    Ok(Outcome::Verified { rows: found.values().map(|table| table.rows).sum(), digest: over_tables(&found) })
+}
+
+/// The first table in which two sets of rows differ.
+pub(super) fn difference(wanted: &TableDigests, found: &TableDigests) -> Option<String> {
+    let tables = wanted.keys().chain(found.keys());
+    let nothing = TableDigest { rows: 0, digest: RowsDigest::new().finish() };
+    let of = |tables: &TableDigests, table: &String| tables.get(table).copied().unwrap_or(nothing);
+    tables.map(|table| (table, of(wanted, table), of(found, table))).find(|(_, wanted, found)| wanted != found).map(
+        |(table, wanted, found)| {
+            format!(
+                "table `{table}` should have {} rows (digest {}) and has {} (digest {})",
+                wanted.rows,
+                wanted.digest.short(),
+                found.rows,
+                found.digest.short(),
+            )
+        },
+    )
+}
+
+fn over_tables(tables: &TableDigests) -> Digest {
+    let text: String = tables.iter().map(|(name, table)| format!("{name}\t{}\t{}\n", table.rows, table.digest)).collect();
+    Digest::of(text.as_bytes())
+}
+
+/// Gives the site back: the world outside first, so that a site whose check fails stays claimed.
+async fn handback(context: &Context, site: &SiteId) -> StepResult {
+    let planned = context.site(site)?;
+    let mut outputs = Vec::new();
+    for store in &planned.stores {
+        if let Restoration::External { command } = &store.restoration {
+            outputs.push(command::run(command, site, context.options.command_limit).await?);
+        }
+    }
+    let mut shards: BTreeMap<&ShardName, Vec<StoreId>> = BTreeMap::new();
+    for (store, planned) in restored(planned) {
+        shards.entry(&planned.shard).or_default().push(store);
+    }
+    for (shard, stores) in shards {
+        context.driver(shard)?.release(&context.run, &stores).await?;
+    }
+    if outputs.is_empty() {
+        return Ok(Outcome::HandedBack);
+    }
+    Ok(Outcome::CommandRan { output: outputs.join("\n") })
+}

@@ -1,0 +1,187 @@
+//! The first acts in the shards: raising the epoch, learning what was published, claiming stores.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use muster_types::journal::{Outcome, Record};
+use muster_types::plan::{Plan, StepKey};
+use muster_types::{Epoch, RunId, ShardName, SiteId, StoreId};
+
+use super::context::restored;
+use super::{Drivers, Engine};
+use crate::driver::{ClaimRefusal, DriverError, ErrorClass, PublishRecord, StoreDriver};
+use crate::error::EngineError;
+use crate::events::Event;
+use crate::journal::{RunState, StepPhase};
+
+/// Tries of a call that prepares a shard, before its sites are given up: with the pauses between them, a few seconds,
+/// which is what the restart of a database takes.
+const TRIES: u32 = 5;
+
+/// What the shards said.
+pub(super) struct Ready {
+    /// Records of publishes that the journal did not know to have succeeded.
+    pub(super) found: Vec<Record>,
+    /// Sites that this engine may not touch, and why.
+    pub(super) refused: HashMap<SiteId, String>,
+}
+
+/// Prepares every shard of the plan; shards that fail cost their own sites only.
+pub(super) async fn start(
+    engine: &Engine,
+    run: &RunId,
+    epoch: Epoch,
+    plan: &Plan,
+    state: &RunState,
+) -> Result<Ready, EngineError> {
+    let wanted = wanted_stores(plan, state);
+    let mut ready = Ready { found: Vec::new(), refused: HashMap::new() };
+    let fences = super::shards(plan).map(|shard| async move {
+        let Some(driver) = engine.drivers.get(shard) else { return (shard, Ok(Vec::new())) };
+        (shard, insist(|| driver.fence(run, epoch)).await)
+    });
+    let mut usable = Vec::new();
+    for (shard, fenced) in join_all(fences).await {
+        match fenced {
+            Ok(records) => {
+                let found = unknown_publishes(records, state);
+                let found_published = found.len() as u64;
+                engine.events.send(Event::ShardReady { shard: shard.clone(), found_published });
+                ready.found.extend(found);
+                usable.push(shard);
+            }
+            Err(error) => ready.refuse_shard(engine, run, shard, &wanted, &error)?,
+        }
+    }
+    let claims = usable.into_iter().map(|shard| {
+        let stores = wanted.get(shard).map_or(&[][..], Vec::as_slice);
+        async move {
+            let Some(driver) = engine.drivers.get(shard) else { return (shard, Ok(Vec::new())) };
+            (shard, insist(|| driver.claim(run, epoch, stores)).await)
+        }
+    });
+    for (shard, claimed) in join_all(claims).await {
+        match claimed {
+            Ok(refusals) => ready.refuse_stores(engine, shard, &refusals),
+            Err(error) => ready.refuse_shard(engine, run, shard, &wanted, &error)?,
+        }
+    }
+    ready.give_back(&engine.drivers, run, &wanted, plan, state).await;
+    Ok(ready)
+}
+
+impl Ready {
+    fn refuse_shard(
+        &mut self,
+        engine: &Engine,
+        run: &RunId,
+        shard: &ShardName,
+        wanted: &BTreeMap<ShardName, Vec<StoreId>>,
+        error: &DriverError,
+    ) -> Result<(), EngineError> {
+        if error.class == ErrorClass::Fenced {
+            return Err(EngineError::FencedInShard { run: run.clone(), error: error.to_string() });
+        }
+        let reason = format!("shard `{shard}` cannot be prepared: {error}");
+        let mut sites: Vec<SiteId> =
+            wanted.get(shard).into_iter().flatten().map(|store| store.site.clone()).collect();
+        sites.dedup();
+        for site in &sites {
+            self.refused.entry(site.clone()).or_insert_with(|| reason.clone());
+        }
+        engine.events.send(Event::Refused { shard: shard.clone(), sites, reason });
+        Ok(())
+    }
+
+    fn refuse_stores(&mut self, engine: &Engine, shard: &ShardName, refusals: &[ClaimRefusal]) {
+        for ClaimRefusal { store, held_by } in refusals {
+            let reason = format!(
+                "{store} is claimed by run {held_by}; wait for it and run `muster resume` of this run, or give it up \
+                 with `muster abandon {held_by}`"
+            );
+            self.refused.entry(store.site.clone()).or_insert_with(|| reason.clone());
+            engine.events.send(Event::Refused { shard: shard.clone(), sites: vec![store.site.clone()], reason });
+        }
+    }
+
+    /// Releases what was claimed of sites that cannot be restored anyway, so that others may have it.
+    async fn give_back(
+        &self,
+        drivers: &Drivers,
+        run: &RunId,
+        wanted: &BTreeMap<ShardName, Vec<StoreId>>,
+        plan: &Plan,
+        state: &RunState,
+    ) {
+        let published: HashMap<&SiteId, bool> = plan.sites.iter().map(|site| {
+            let is_published = |(store, _)| phase(state, StepKey::Publish(store)) == StepPhase::Succeeded;
+            (&site.site, restored(site).any(is_published))
+        }).collect();
+        for (shard, stores) in wanted {
+            let refused = |store: &&StoreId| {
+                self.refused.contains_key(&store.site) && published.get(&store.site) == Some(&false)
+            };
+            let stores: Vec<StoreId> = stores.iter().filter(refused).cloned().collect();
+            let (false, Some(driver)) = (stores.is_empty(), drivers.get(shard)) else { continue };
+            if let Err(error) = driver.release(run, &stores).await {
+                // The run keeps these claims, as failed sites do, until it is resumed or abandoned.
+                tracing::warn!(%shard, %error, "claims of refused sites were not given back");
+            }
+        }
+    }
+}
+
+/// Restored stores by shard, of sites that are not handed back.
+fn wanted_stores(plan: &Plan, state: &RunState) -> BTreeMap<ShardName, Vec<StoreId>> {
+    let mut wanted: BTreeMap<ShardName, Vec<StoreId>> = BTreeMap::new();
+    for site in &plan.sites {
+        if phase(state, StepKey::Handback(site.site.clone())) == StepPhase::Succeeded {
+            continue;
+        }
+        for (store, planned) in restored(site) {
+            wanted.entry(planned.shard.clone()).or_default().push(store);
+        }
+    }
+    wanted
+}
+
+fn phase(state: &RunState, key: StepKey) -> StepPhase {
+    state.step(&key).map_or(StepPhase::Pending, |step| step.phase)
+}
+
+/// Publishes that happened though the journal has only their start. One that it knows nothing of stays out: the
+/// driver gives its record again when the step runs.
+fn unknown_publishes(records: Vec<PublishRecord>, state: &RunState) -> Vec<Record> {
+    let unknown = |PublishRecord { store, published }: PublishRecord| {
+        let step = StepKey::Publish(store);
+        let known = state.step(&step)?;
+        let begun = matches!(known.phase, StepPhase::Running | StepPhase::Retrying | StepPhase::Failed);
+        let at = published.at;
+        begun.then(|| Record::Succeeded { attempt: known.attempts, at, outcome: Outcome::Published(published), step })
+    };
+    records.into_iter().filter_map(unknown).collect()
+}
+
+/// Calls again while that may help.
+pub(super) async fn insist<T, F: Future<Output = Result<T, DriverError>>>(
+    mut call: impl FnMut() -> F,
+) -> Result<T, DriverError> {
+    let mut pause = Duration::from_millis(100);
+    for _ in 1..TRIES {
+        match call().await {
+            Err(error) if !matches!(error.class, ErrorClass::Permanent | ErrorClass::Fenced) => {
+                tokio::time::sleep(pause).await;
+                pause *= 3;
+            }
+            decided => return decided,
+        }
+    }
+    call().await
+}
+
+/// The driver of a shard that the engine was checked to have.
+pub(super) fn driver<'a>(drivers: &'a Drivers, shard: &ShardName) -> Result<&'a Arc<dyn StoreDriver>, EngineError> {
+    drivers.get(shard).ok_or_else(|| EngineError::NoDriver { shard: shard.clone() })
+}

@@ -1,0 +1,512 @@
+//! The scheduler: a pure state machine that says which step runs next.
+//!
+//! [`Scheduler::step`] takes the time and one [`Input`] and returns [`Command`]s; whoever drives it makes each
+//! [`Command::Record`] durable, in order, before it acts on a [`Command::Start`] behind it. The real executor and
+//! the simulator drive the same code.
+//!
+//! Order among ready steps: wave, then least slack of the step's *site* against its recovery time target, then
+//! longest remaining path, then plan order. Slack is the site's, not the step's: a site that was begun keeps its
+//! place, so that sites are finished rather than all kept at 90 %. The time that has passed is the same for all
+//! sites, so the order is known when the run begins.
+//!
+//! # Invariants
+//! - Demand on a pool never exceeds its capacity; after throttling, not the lowered limit either, except that one step
+//!   may always run alone.
+//! - A step starts after all of `after` succeeded and all of `after_ended` ended.
+//! - A failure ends its step and blocks exactly the steps that depend on it through `after`.
+//! - One step costs O(log n) amortised, whatever the number of steps; nothing scans them all.
+//!
+//! # Errors
+//! [`ScheduleError`] at construction: a malformed plan is refused before anything runs.
+//!
+//! # Not here
+//! Clocks, randomness (retry delays are hashed from a seed), I/O.
+
+mod backoff;
+mod graph;
+mod pools;
+mod ready;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use muster_types::journal::{Outcome, Record};
+use muster_types::plan::{Plan, PlanStep, StepKey};
+use muster_types::{SiteId, Timestamp};
+
+pub use backoff::RetryPolicy;
+use graph::Graph;
+use pools::Pools;
+use ready::Ready;
+
+use crate::driver::ErrorClass;
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A new run begins.
+    Begin,
+    /// A run is resumed: where each step stands, in plan order.
+    Restore(Vec<Standing>),
+    /// A running step succeeded.
+    Finished {
+        /// Index of the step in the plan.
+        step: u32,
+        /// What it did.
+        outcome: Outcome,
+    },
+    /// A running step failed.
+    Failed {
+        /// Index of the step in the plan.
+        step: u32,
+        /// What can be done about it.
+        class: ErrorClass,
+        /// The error, with cause and way out.
+        error: String,
+    },
+    /// Time passed: a [`Command::WakeAt`] is due.
+    Tick,
+    /// The operator asked to stop: nothing starts any more, running steps end.
+    Cancel,
+}
+
+/// Where a step stands when a run is resumed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether it has to run.
+    pub phase: StandingPhase,
+    /// Attempts made so far; the next one has the next number.
+    pub attempts: u32,
+}
+
+/// See [`Standing`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StandingPhase {
+    /// It has to run (again).
+    Pending,
+    /// It is done.
+    Succeeded,
+    /// It failed for good.
+    Failed,
+    /// It will not run.
+    Blocked,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// Start an attempt of a step, once the records before it are durable.
+    Start {
+        /// Index of the step in the plan.
+        step: u32,
+        /// Attempt, from 1.
+        attempt: u32,
+    },
+    /// Append to the journal.
+    Record(Record),
+    /// Send [`Input::Tick`] at this time; replaces an earlier wish.
+    WakeAt(Timestamp),
+    /// Nothing runs and nothing will.
+    Done {
+        /// Sites handed back.
+        sites_restored: u64,
+        /// Sites that were not.
+        sites_failed: u64,
+        /// Steps are left because the operator stopped the run.
+        cancelled: bool,
+    },
+}
+
+/// A plan that cannot be scheduled.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ScheduleError {
+    /// More than a pool holds, so that the step could never run.
+    #[error("step {step} needs {demand} of pool `{pool}`, which has {capacity}; raise the pool's capacity and plan again")]
+    DemandAboveCapacity {
+        /// The step.
+        step: StepKey,
+        /// The pool.
+        pool: String,
+        /// What it needs.
+        demand: u64,
+        /// What there is.
+        capacity: u64,
+    },
+    /// A pool without a capacity.
+    #[error("step {step} needs pool `{pool}`, which the plan gives no capacity; plan again")]
+    UnknownPool {
+        /// The step.
+        step: StepKey,
+        /// The pool.
+        pool: String,
+    },
+    /// An edge to a step that does not exist.
+    #[error("step {step} waits for step number {edge}, which the plan does not have; the plan is damaged, plan again")]
+    UnknownStep {
+        /// The step.
+        step: StepKey,
+        /// The index.
+        edge: u32,
+    },
+    /// Two steps with one key.
+    #[error("step {step} stands in the plan twice; the plan is damaged, plan again")]
+    Repeated {
+        /// The step.
+        step: StepKey,
+    },
+    /// Steps that wait for one another.
+    #[error("step {step} waits for itself through other steps; the plan is damaged, plan again")]
+    Cycle {
+        /// One of them.
+        step: StepKey,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Waiting,
+    Ready,
+    Running,
+    Backoff,
+    Succeeded,
+    Failed,
+    Blocked,
+}
+
+impl Phase {
+    fn ended(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Blocked)
+    }
+}
+
+struct StepState {
+    phase: Phase,
+    /// Predecessors that have not yet succeeded, or ended.
+    unmet: u32,
+    /// Attempts over all engines.
+    attempts: u32,
+    /// Failed attempts of this engine, throttled ones apart.
+    failures: u32,
+    /// Throttled attempts of this engine.
+    throttled: u32,
+    ready_at: Timestamp,
+}
+
+/// The state machine.
+pub struct Scheduler {
+    graph: Graph,
+    pools: Pools,
+    ready: Ready,
+    steps: Vec<StepState>,
+    retries: BTreeSet<(Timestamp, u32)>,
+    policy: RetryPolicy,
+    running: u32,
+    ended: u32,
+    handed_back: u64,
+    cancelled: bool,
+    done: bool,
+    operations: u64,
+}
+
+impl Scheduler {
+    /// A scheduler of these steps. `deadlines`: when each site should be back.
+    ///
+    /// # Errors
+    /// [`ScheduleError`] when the steps cannot all run.
+    pub fn new(
+        steps: &[PlanStep],
+        pools: &BTreeMap<String, u64>,
+        deadlines: &BTreeMap<SiteId, Timestamp>,
+        policy: RetryPolicy,
+    ) -> Result<Self, ScheduleError> {
+        let graph = Graph::new(steps, deadlines)?;
+        let (pools, demands) = Pools::new(steps, pools)?;
+        let ready = Ready::new(graph.ranks(), demands, pools.len());
+        let states = (0..graph.len()).map(|step| StepState {
+            phase: Phase::Waiting,
+            unmet: graph.predecessors(step),
+            attempts: 0,
+            failures: 0,
+            throttled: 0,
+            ready_at: Timestamp::EPOCH,
+        });
+        Ok(Self {
+            steps: states.collect(),
+            graph,
+            pools,
+            ready,
+            retries: BTreeSet::new(),
+            policy,
+            running: 0,
+            ended: 0,
+            handed_back: 0,
+            cancelled: false,
+            done: false,
+            operations: 0,
+        })
+    }
+
+    /// A scheduler of a plan: a site should be back `rto_seconds` after its outage, or after the declaration where
+    /// the outage is not known.
+    ///
+    /// # Errors
+    /// [`ScheduleError`] when the steps cannot all run.
+    pub fn for_plan(plan: &Plan, policy: RetryPolicy) -> Result<Self, ScheduleError> {
+        let declared_at = plan.request.incident.declared_at;
+        let deadline = |site: &muster_types::plan::SitePlan| {
+            let rto_micros = i64::try_from(site.rto_seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+            (site.site.clone(), site.outage_at.unwrap_or(declared_at).plus_micros(rto_micros))
+        };
+        Self::new(&plan.steps, &plan.pools, &plan.sites.iter().map(deadline).collect(), policy)
+    }
+
+    /// Takes one input and says what is to be done, in order.
+    ///
+    /// Inputs that do not fit the state (a step that is not running) are ignored.
+    pub fn step(&mut self, now: Timestamp, input: Input) -> Vec<Command> {
+        let mut commands = Vec::new();
+        let wake_before = self.next_wake();
+        match input {
+            Input::Begin => self.begin(now),
+            Input::Restore(standings) => self.restore(now, &standings, &mut commands),
+            Input::Finished { step, outcome } => self.finished(now, step, outcome, &mut commands),
+            Input::Failed { step, class, error } => self.failed(now, step, class, error, &mut commands),
+            Input::Tick => {}
+            Input::Cancel => self.cancelled = true,
+        }
+        self.wake_retries(now);
+        self.dispatch(now, &mut commands);
+        self.conclude(now, &mut commands);
+        if !self.done && self.next_wake() != wake_before {
+            commands.extend(self.next_wake().map(Command::WakeAt));
+        }
+        commands
+    }
+
+    /// Steps that are running.
+    pub fn running(&self) -> u32 {
+        self.running
+    }
+
+    /// Use, present limit and capacity of each pool.
+    pub fn pools(&self) -> impl Iterator<Item = PoolUse<'_>> {
+        self.pools.uses()
+    }
+
+    /// Elementary operations so far (heap and edge visits), for tests of the cost.
+    pub fn operations(&self) -> u64 {
+        self.operations + self.ready.operations()
+    }
+
+    fn next_wake(&self) -> Option<Timestamp> {
+        if self.cancelled { None } else { self.retries.first().map(|&(at, _)| at) }
+    }
+
+    fn begin(&mut self, now: Timestamp) {
+        for step in self.graph.roots() {
+            self.make_ready(now, step);
+        }
+    }
+
+    fn restore(&mut self, now: Timestamp, standings: &[Standing], commands: &mut Vec<Command>) {
+        for (step, standing) in (0u32..).zip(standings) {
+            let Some(state) = self.steps.get_mut(step as usize) else { break };
+            state.attempts = standing.attempts;
+            state.phase = match standing.phase {
+                StandingPhase::Pending => continue,
+                StandingPhase::Succeeded => Phase::Succeeded,
+                StandingPhase::Failed => Phase::Failed,
+                StandingPhase::Blocked => Phase::Blocked,
+            };
+            self.count_end(step);
+        }
+        for step in 0..self.graph.len() {
+            match self.phase(step) {
+                Phase::Succeeded => self.release_successors(None, step, true),
+                Phase::Failed | Phase::Blocked => self.release_successors(None, step, false),
+                _ => {}
+            }
+        }
+        // A crash may have come between a failure and the records of what it blocks.
+        for step in 0..self.graph.len() {
+            if self.phase(step) == Phase::Failed {
+                self.block_descendants(now, step, commands);
+            }
+        }
+        for step in 0..self.graph.len() {
+            let state = &self.steps[step as usize];
+            if state.phase == Phase::Waiting && state.unmet == 0 {
+                self.make_ready(now, step);
+            }
+        }
+    }
+
+    fn phase(&self, step: u32) -> Phase {
+        self.steps[step as usize].phase
+    }
+
+    fn count_end(&mut self, step: u32) {
+        self.ended += 1;
+        let state = &self.steps[step as usize];
+        if state.phase == Phase::Succeeded && matches!(self.graph.key(step), StepKey::Handback(_)) {
+            self.handed_back += 1;
+        }
+    }
+
+    fn make_ready(&mut self, now: Timestamp, step: u32) {
+        let state = &mut self.steps[step as usize];
+        state.phase = Phase::Ready;
+        state.ready_at = now;
+        self.ready.insert(step);
+    }
+
+    /// Tells the successors of a step that ended; those that wait for nothing more become ready if `now` is given.
+    fn release_successors(&mut self, now: Option<Timestamp>, step: u32, succeeded: bool) {
+        let edges = self.graph.successors(step, succeeded);
+        for successor in edges {
+            self.operations += 1;
+            let state = &mut self.steps[successor as usize];
+            state.unmet -= 1;
+            if let Some(now) = now
+                && state.unmet == 0
+                && state.phase == Phase::Waiting
+            {
+                self.make_ready(now, successor);
+            }
+        }
+    }
+
+    /// The attempt of `step`, if it is running; it gives its pools back.
+    fn end_attempt(&mut self, step: u32) -> Option<u32> {
+        let state = self.steps.get(step as usize)?;
+        if state.phase != Phase::Running {
+            return None;
+        }
+        let attempt = state.attempts;
+        self.running -= 1;
+        self.pools.release(self.ready.demand(step));
+        self.ready.released(step);
+        Some(attempt)
+    }
+
+    fn finished(&mut self, now: Timestamp, step: u32, outcome: Outcome, commands: &mut Vec<Command>) {
+        let Some(attempt) = self.end_attempt(step) else { return };
+        self.pools.recover(self.ready.demand(step));
+        self.steps[step as usize].phase = Phase::Succeeded;
+        self.count_end(step);
+        let key = self.graph.key(step).clone();
+        commands.push(Command::Record(Record::Succeeded { step: key, attempt, at: now, outcome }));
+        self.release_successors(Some(now), step, true);
+    }
+
+    fn failed(
+        &mut self,
+        now: Timestamp,
+        step: u32,
+        class: ErrorClass,
+        error: String,
+        commands: &mut Vec<Command>,
+    ) {
+        let Some(attempt) = self.end_attempt(step) else { return };
+        if class == ErrorClass::Throttled {
+            self.pools.throttle(self.ready.demand(step));
+        }
+        let retry_at = self.retry_at(now, step, class);
+        let key = self.graph.key(step).clone();
+        let will_retry = retry_at.is_some();
+        commands.push(Command::Record(Record::Failed { step: key, attempt, at: now, error, will_retry }));
+        if let Some(at) = retry_at {
+            self.steps[step as usize].phase = Phase::Backoff;
+            self.retries.insert((at, step));
+            return;
+        }
+        self.steps[step as usize].phase = Phase::Failed;
+        self.count_end(step);
+        self.release_successors(Some(now), step, false);
+        self.block_descendants(now, step, commands);
+    }
+
+    fn retry_at(&mut self, now: Timestamp, step: u32, class: ErrorClass) -> Option<Timestamp> {
+        let state = &mut self.steps[step as usize];
+        let (count, most) = match class {
+            ErrorClass::Permanent | ErrorClass::Fenced => return None,
+            ErrorClass::Throttled => (&mut state.throttled, self.policy.throttled_max),
+            ErrorClass::Transient | ErrorClass::Ambiguous => (&mut state.failures, self.policy.attempts_max),
+        };
+        *count += 1;
+        let nth = *count;
+        (nth < most).then(|| now.plus_micros(self.policy.delay_micros(step, nth)))
+    }
+
+    fn block_descendants(&mut self, now: Timestamp, failed: u32, commands: &mut Vec<Command>) {
+        let mut stack: Vec<u32> = self.graph.dependents(failed).to_vec();
+        while let Some(step) = stack.pop() {
+            self.operations += 1;
+            if self.phase(step).ended() {
+                continue;
+            }
+            self.steps[step as usize].phase = Phase::Blocked;
+            self.count_end(step);
+            commands.push(Command::Record(Record::Blocked {
+                step: self.graph.key(step).clone(),
+                by: self.graph.key(failed).clone(),
+                at: now,
+            }));
+            self.release_successors(Some(now), step, false);
+            stack.extend(self.graph.dependents(step));
+        }
+    }
+
+    fn wake_retries(&mut self, now: Timestamp) {
+        while let Some(&(at, step)) = self.retries.first()
+            && at <= now
+            && !self.cancelled
+        {
+            self.retries.pop_first();
+            self.make_ready(now, step);
+        }
+    }
+
+    fn dispatch(&mut self, now: Timestamp, commands: &mut Vec<Command>) {
+        while !self.cancelled
+            && let Some(step) = self.ready.next(&mut self.pools)
+        {
+            let state = &mut self.steps[step as usize];
+            state.phase = Phase::Running;
+            state.attempts += 1;
+            self.running += 1;
+            let (attempt, ready_at) = (state.attempts, state.ready_at);
+            let key = self.graph.key(step).clone();
+            commands.push(Command::Record(Record::Started { step: key, attempt, ready_at, at: now }));
+            commands.push(Command::Start { step, attempt });
+        }
+    }
+
+    fn conclude(&mut self, now: Timestamp, commands: &mut Vec<Command>) {
+        let all_ended = self.ended == self.graph.len();
+        if self.done || self.running > 0 || !(all_ended || self.cancelled) {
+            return;
+        }
+        self.done = true;
+        let sites_restored = self.handed_back;
+        let sites_failed = self.graph.sites() - sites_restored;
+        if all_ended {
+            commands.push(Command::Record(Record::Finished { at: now, sites_restored, sites_failed }));
+        }
+        commands.push(Command::Done { sites_restored, sites_failed, cancelled: !all_ended });
+    }
+}
+
+/// A pool at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolUse<'a> {
+    /// Its name.
+    pub pool: &'a str,
+    /// Units held by running steps.
+    pub used: u64,
+    /// Units that may be held now: lowered by throttling, recovering with each success.
+    pub limit: u64,
+    /// Units that the plan gives it.
+    pub capacity: u64,
+}
