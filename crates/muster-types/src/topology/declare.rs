@@ -116,15 +116,13 @@ pub(super) fn shards(
     base_dir: &Path,
 ) -> Vec<ShardEntry> {
     let mut entries = Vec::new();
-    for At { value: (name, section), at } in root.sections(findings, "shards") {
-        entries.extend(shard(findings, &name, at, section, base_dir));
+    let sections = root.sections(findings, "shards");
+    if sections.is_empty() {
+        let hint = "add a section [shards.NAME] with `driver`, `path`, `region` and `kinds`";
+        findings.add(0, "there are no shards", hint);
     }
-    if entries.is_empty() && findings.is_clean() {
-        findings.add(
-            0,
-            "there are no shards",
-            "add a section [shards.NAME] with `driver`, `path`, `region` and `kinds`",
-        );
+    for At { value: (name, section), at } in sections {
+        entries.extend(shard(findings, &name, at, section, base_dir));
     }
     entries
 }

@@ -10,7 +10,7 @@ use super::check::{self, Kinds};
 use super::declare::{self, KindEntry, ShardEntry, TableEntry};
 use super::error::TopologyErrors;
 use super::order;
-use super::raw::{At, Findings, Section, quoted};
+use super::raw::{At, Findings, Section};
 use super::{
     CaptureConfig, Directory, DirectoryColumns, Licences, RepositoryConfig, RunLimits, Source, TableConfig,
     Tier, Topology,
@@ -41,9 +41,7 @@ impl Topology {
     pub fn parse(text: &str, file: &str, base_dir: &Path) -> Result<Self, TopologyErrors> {
         let mut findings = Findings::new(file, text);
         let (table, errors) = DeTable::parse_recoverable(text);
-        for error in &errors {
-            syntax_error(&mut findings, error);
-        }
+        syntax_errors(&mut findings, text, &errors);
         if !findings.is_clean() {
             return Err(TopologyErrors(findings.into_errors()));
         }
@@ -55,28 +53,39 @@ impl Topology {
     }
 }
 
-fn syntax_error(findings: &mut Findings<'_>, error: &toml::de::Error) {
-    let at = error.span().map_or(0, |span| span.start);
-    let header = findings.line_text(at);
-    if error.message().starts_with("duplicate key") {
-        let (what, hint) = match header {
-            shard if shard.starts_with("[shards.") => {
-                (format!("two shards have one name: {shard}"), "rename one of them")
-            }
-            table if table.starts_with("[tables.") => {
-                (format!("a table is declared twice: {table}"), "remove one of the two")
-            }
-            other => (format!("declared twice: {other}"), "remove one of the two"),
-        };
-        findings.add(at, what, hint);
-        return;
+fn syntax_errors(findings: &mut Findings<'_>, text: &str, errors: &[toml::de::Error]) {
+    let mut repeated_header = None;
+    for error in errors {
+        let at = error.span().map_or(0, |span| span.start);
+        if !error.message().starts_with("duplicate key") {
+            let message = error.message().lines().collect::<Vec<_>>().join("; ");
+            let hint = "correct the line; strings are quoted, sections are in brackets";
+            findings.add(at, format!("not TOML: {message}"), hint);
+            continue;
+        }
+        let line = findings.line_text(at);
+        if line.starts_with('[') {
+            repeated_header = Some(at);
+        } else if repeated_header.and_then(|header| text.get(header..at)).is_some_and(is_one_section) {
+            // The keys of a repeated section are repeated, too; that it is repeated has been said.
+            continue;
+        }
+        repeated(findings, at, line);
     }
-    let message = error.message().lines().collect::<Vec<_>>().join("; ");
-    findings.add(
-        at,
-        format!("not TOML: {message}"),
-        "correct the line; strings are quoted, sections are in brackets",
-    );
+}
+
+fn is_one_section(text: &str) -> bool {
+    !text.lines().skip(1).any(|line| line.trim_start().starts_with('['))
+}
+
+fn repeated(findings: &mut Findings<'_>, at: usize, line: &str) {
+    if line.starts_with("[shards.") {
+        findings.add(at, format!("two shards have one name: {line}"), "rename one of them");
+    } else if line.starts_with("[tables.") {
+        findings.add(at, format!("a table is declared twice: {line}"), "remove one of the two");
+    } else {
+        findings.add(at, format!("declared twice: {line}"), "remove one of the two");
+    }
 }
 
 /// The file's sections, each valid on its own.
@@ -351,7 +360,12 @@ fn licences(findings: &mut Findings<'_>, root: &mut Section<'_>) -> Option<At<Li
 
 fn tiers(findings: &mut Findings<'_>, root: &mut Section<'_>) -> BTreeMap<String, Tier> {
     let mut tiers = BTreeMap::new();
-    for At { value: (name, mut section), at: _ } in root.sections(findings, "tiers") {
+    let sections = root.sections(findings, "tiers");
+    if sections.is_empty() {
+        let hint = "add [tiers.standard] with `rto_seconds` and `rpo_seconds`";
+        findings.add(0, "there are no tiers", hint);
+    }
+    for At { value: (name, mut section), at: _ } in sections {
         let rto = section.required_positive(
             findings,
             "rto_seconds",
@@ -363,10 +377,6 @@ fn tiers(findings: &mut Findings<'_>, root: &mut Section<'_>) -> BTreeMap<String
         if let (Some(rto_seconds), Some(rpo_seconds)) = (rto, rpo) {
             tiers.insert(name, Tier { rto_seconds, rpo_seconds });
         }
-    }
-    if tiers.is_empty() && findings.is_clean() {
-        let hint = format!("add [tiers.{}] with `rto_seconds` and `rpo_seconds`", quoted("standard"));
-        findings.add(0, "there are no tiers", hint);
     }
     tiers
 }
