@@ -52,7 +52,9 @@ fn script(kind: Kind) -> &'static [&'static [&'static str]] {
         Kind::Diagrams => &[&["DELETE FROM diagram WHERE cloud_id = ?1"]],
         Kind::Timesheets => &[&["DELETE FROM timesheet_entry WHERE tenant = ?1"]],
         Kind::Automation => &[
-            &["DELETE FROM automation_run WHERE rule_id IN (SELECT rule_id FROM automation_rule WHERE tenant = ?1)"],
+            &[
+                "DELETE FROM automation_run WHERE rule_id IN (SELECT rule_id FROM automation_rule WHERE tenant = ?1)",
+            ],
             &["DELETE FROM automation_rule WHERE tenant = ?1"],
         ],
         Kind::Statuspage => &[&[
@@ -61,14 +63,18 @@ fn script(kind: Kind) -> &'static [&'static [&'static str]] {
         ]],
         Kind::Opsgenie => &[&["DELETE FROM ops_team WHERE site = ?1"]],
         Kind::Confluence => &[
-            &["DELETE FROM wiki_page WHERE space_id IN (SELECT space_id FROM wiki_space WHERE cloud_id = ?1)"],
+            &[
+                "DELETE FROM wiki_page WHERE space_id IN (SELECT space_id FROM wiki_space WHERE cloud_id = ?1)",
+            ],
             &["DELETE FROM wiki_space WHERE cloud_id = ?1"],
         ],
         Kind::ServiceManagement => &[&["DELETE FROM jsm_queue WHERE tenant = ?1"]],
         Kind::JiraSoftware => &[
             &["DELETE FROM jsw_attachment WHERE issue_id IN (SELECT i.issue_id FROM jsw_issue AS i
                  JOIN jsw_project AS p ON p.project_id = i.project_id WHERE p.tenant = ?1)"],
-            &["DELETE FROM jsw_issue WHERE project_id IN (SELECT project_id FROM jsw_project WHERE tenant = ?1)"],
+            &[
+                "DELETE FROM jsw_issue WHERE project_id IN (SELECT project_id FROM jsw_project WHERE tenant = ?1)",
+            ],
             &["DELETE FROM jsw_project WHERE tenant = ?1"],
         ],
         Kind::Identity => &[
@@ -109,12 +115,19 @@ impl Fleet {
             let shard = &self.shards[place];
             for transaction in script(kind) {
                 let intent = Intent { site: Some(index), kind, deletion: true, roll_back: false };
-                let outcome = shard.commit(&mut connections[place], intent, || false, |_| {
-                    Ok(transaction.iter().map(|sql| statement!(sql; id.clone())).collect())
-                })?;
-                let times = shard.ledger().entries.iter().rev().find(|entry| entry.site == Some(index)).map(
-                    |entry| (entry.commit_started, entry.commit_done),
-                );
+                let outcome = shard.commit(
+                    &mut connections[place],
+                    intent,
+                    || false,
+                    |_| Ok(transaction.iter().map(|sql| statement!(sql; id.clone())).collect()),
+                )?;
+                let times = shard
+                    .ledger()
+                    .entries
+                    .iter()
+                    .rev()
+                    .find(|entry| entry.site == Some(index))
+                    .map(|entry| (entry.commit_started, entry.commit_done));
                 if let (Outcome::Committed, Some((started, done))) = (outcome, times) {
                     began_micros.get_or_insert(started);
                     ended_micros = done;

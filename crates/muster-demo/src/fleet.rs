@@ -59,12 +59,14 @@ impl Fleet {
     ///
     /// # Errors
     /// If the folder cannot be written or holds a fleet already.
-    pub fn generate(config: FleetConfig) -> Result<Arc<Self>> {
+    pub fn generate(config: &FleetConfig) -> Result<Arc<Self>> {
         ensure!(config.sites > 0, "a fleet needs at least one site: give --sites 1 or more");
         let sites = site::sites(config.sites, config.rows_per_site, config.seed);
+        let config = FleetConfig { dir: std::path::absolute(&config.dir)?, ..config.clone() };
         let mut shards = Self::make_shards(&config.dir)?;
         fill(&mut shards, &sites, config.seed)?;
-        let bits = |site: &Site| AtomicU16::new(site.kinds.iter().fold(0, |bits, kind| bits | 1 << *kind as u16));
+        let bits =
+            |site: &Site| AtomicU16::new(site.kinds.iter().fold(0, |bits, kind| bits | 1 << *kind as u16));
         Ok(Arc::new(Self {
             gone: sites.iter().map(|_| AtomicBool::new(false)).collect(),
             has: sites.iter().map(bits).collect(),
@@ -89,7 +91,15 @@ impl Fleet {
                 let path = live.join(format!("{name}.db"));
                 ensure!(!path.exists(), "{} exists: choose an empty folder, or remove it", path.display());
                 let first = first.join(format!("{name}.db"));
-                shards.push(Shard { name, region, role, path, first, rows: 0, ledger: Mutex::new(Ledger::default()) });
+                shards.push(Shard {
+                    name,
+                    region,
+                    role,
+                    path,
+                    first,
+                    rows: 0,
+                    ledger: Mutex::new(Ledger::default()),
+                });
             }
         }
         Ok(shards)
@@ -132,7 +142,7 @@ impl Fleet {
     /// Chooses `count` sites for the bad script, in its order: a fifth are the operator's own, and most of the others
     /// are inactive, free or small, as in the incident.
     pub fn pick_victims(&self, count: usize) -> Vec<usize> {
-        let mut rng = ChaCha8Rng::seed_from_u64(self.config.seed ^ 0x5eed_0f_dead);
+        let mut rng = ChaCha8Rng::seed_from_u64(self.config.seed ^ 0x5eed_dead);
         let count = count.min(self.sites.len());
         let mut order: Vec<(f64, usize)> = Vec::with_capacity(self.sites.len());
         for (index, site) in self.sites.iter().enumerate() {

@@ -15,7 +15,7 @@ use crate::site::REGIONS;
 pub struct TopologyOptions {
     /// Bucket.
     pub bucket: String,
-    /// Folder of the embedded S3 server.
+    /// Folder of the embedded S3 server; absolute, or relative to the topology's folder.
     pub embedded: PathBuf,
     /// Its loopback port.
     pub port: u16,
@@ -29,7 +29,8 @@ impl Fleet {
     /// # Errors
     /// If the file cannot be written.
     pub fn write_topology(&self, path: &Path, options: &TopologyOptions) -> Result<()> {
-        std::fs::write(path, self.topology(options)).with_context(|| format!("cannot write {}", path.display()))
+        std::fs::write(path, self.topology(options))
+            .with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// The topology's text.
@@ -56,11 +57,17 @@ impl Fleet {
             let owner = match table.owner {
                 Owner::Tenant(column) => format!("tenant = {}", quoted(column)),
                 Owner::Parent { column, table, key } => {
-                    format!("parent = {{ column = {}, table = {}, key = {} }}", quoted(column), quoted(table), quoted(key))
+                    format!(
+                        "parent = {{ column = {}, table = {}, key = {} }}",
+                        quoted(column),
+                        quoted(table),
+                        quoted(key)
+                    )
                 }
                 Owner::Reference => "reference = true".to_owned(),
             };
-            let _ = write!(text, "\n[tables.{}]\nkind = {}\n{owner}\n", table.name, quoted(table.kind.name()));
+            let _ =
+                write!(text, "\n[tables.{}]\nkind = {}\n{owner}\n", table.name, quoted(table.kind.name()));
         }
         text
     }

@@ -61,7 +61,8 @@ impl Fleet {
     /// Starts writers over all sites that are not deleted.
     pub fn start_writers(self: &Arc<Self>, config: WriterConfig) -> Writers {
         let (stop, committed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let pause = Duration::from_secs_f64(config.threads as f64 / f64::from(config.transactions_per_second.max(1)));
+        let pause =
+            Duration::from_secs_f64(config.threads as f64 / f64::from(config.transactions_per_second.max(1)));
         let threads = (0..config.threads)
             .map(|number| {
                 let (fleet, stop, committed) = (Arc::clone(self), Arc::clone(&stop), Arc::clone(&committed));
@@ -89,7 +90,11 @@ impl Writers {
             rolled_back += thread.join().map_err(|_| anyhow!("a writer panicked"))??;
         }
         let waited = self.fleet.shards.iter().map(|shard| shard.ledger().waited_most).max();
-        Ok(WriterSummary { committed: self.committed(), rolled_back, waited_most: waited.unwrap_or_default() })
+        Ok(WriterSummary {
+            committed: self.committed(),
+            rolled_back,
+            waited_most: waited.unwrap_or_default(),
+        })
     }
 }
 
@@ -99,7 +104,13 @@ impl Drop for Writers {
     }
 }
 
-fn write_until(fleet: &Fleet, number: u64, pause: Duration, stop: &AtomicBool, committed: &AtomicU64) -> Result<u64> {
+fn write_until(
+    fleet: &Fleet,
+    number: u64,
+    pause: Duration,
+    stop: &AtomicBool,
+    committed: &AtomicU64,
+) -> Result<u64> {
     let mut writer = Writer {
         fleet,
         rng: ChaCha8Rng::seed_from_u64(fleet.config.seed.wrapping_mul(31).wrapping_add(number)),
@@ -186,7 +197,8 @@ impl Writer<'_> {
     fn activate(&mut self, site: usize) -> Result<Outcome> {
         // Said before it is done: a deletion that starts now must not pass over it.
         self.fleet.activate(site, Kind::Statuspage);
-        let made = self.write(site, Kind::Statuspage, false, |scene| Ok(activity::first_statuspage(scene)))?;
+        let made =
+            self.write(site, Kind::Statuspage, false, |scene| Ok(activity::first_statuspage(scene)))?;
         if made != Outcome::Committed {
             return Ok(made);
         }
@@ -195,8 +207,9 @@ impl Writer<'_> {
 
     /// Prices change: rows that belong to no site.
     fn reprice(&mut self) -> Result<Outcome> {
-        let cores: Vec<usize> =
-            (0..self.fleet.shards.len()).filter(|place| self.fleet.shards[*place].role == Role::Core).collect();
+        let cores: Vec<usize> = (0..self.fleet.shards.len())
+            .filter(|place| self.fleet.shards[*place].role == Role::Core)
+            .collect();
         let place = cores[self.rng.random_range(0..cores.len())];
         let intent = Intent { site: None, kind: Kind::Licence, deletion: false, roll_back: false };
         let statements = activity::new_prices(&mut self.rng);

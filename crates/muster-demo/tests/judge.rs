@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use muster_demo::{DeletionLog, Fleet, FleetConfig, Owner, REGIONS, Reached, Shard, Table, WriterConfig, tables};
+use muster_demo::{
+    DeletionLog, Fleet, FleetConfig, Owner, REGIONS, Reached, Shard, Table, WriterConfig, tables,
+};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
@@ -17,7 +19,7 @@ fn now_micros() -> i64 {
 
 fn small_fleet(dir: &Path, seed: u64) -> Arc<Fleet> {
     let config = FleetConfig { sites: 20, rows_per_site: 150, seed, dir: dir.join("fleet") };
-    Fleet::generate(config).unwrap()
+    Fleet::generate(&config).unwrap()
 }
 
 /// Runs writers until they have committed `count` more transactions.
@@ -68,8 +70,8 @@ fn restore(fleet: &Fleet, dir: &Path, log: &DeletionLog, at: i64) -> Reached {
                 let name = table.name;
                 let sql = format!("INSERT INTO main.{name} SELECT * FROM copy.{name} WHERE {condition}");
                 let parameters = usize::from(condition.contains("?1"));
-                let count =
-                    connection.execute(&sql, rusqlite::params_from_iter([&deleted.site].iter().take(parameters)));
+                let count = connection
+                    .execute(&sql, rusqlite::params_from_iter([&deleted.site].iter().take(parameters)));
                 if count.unwrap() > 0 {
                     reached.insert((deleted.site.clone(), table.kind.name().to_owned()), at);
                 }
@@ -141,7 +143,12 @@ fn a_state_of_the_wrong_moment_is_found() {
     let verdict = case.fleet.judge(&case.log, &earlier, 1_000).unwrap();
     assert!(!verdict.holds(), "{verdict}");
     let verdict = case.fleet.judge(&case.log, &Reached::new(), POLL_INTERVAL_MICROS).unwrap();
-    assert!(!verdict.holds() && verdict.to_string().contains("was not restored"), "{verdict}");
+    assert!(!verdict.holds() && verdict.to_string().contains("no recovery point is known"), "{verdict}");
+    // Nothing came back at all.
+    let log = case.fleet.delete_victims(&[case.log.sites[0].index], Duration::ZERO).unwrap();
+    assert_eq!(log.sites[0].site, case.log.sites[0].site);
+    let verdict = case.fleet.judge(&case.log, &Reached::new(), POLL_INTERVAL_MICROS).unwrap();
+    assert!(verdict.to_string().contains("was not restored"), "{verdict}");
 }
 
 #[test]
@@ -165,7 +172,8 @@ fn stores_of_two_different_cuts_are_found() {
 /// Changes one row as no application would, and gives what the judge must say.
 fn planted(case: &Case, role: usize, victim: bool, sql: &str) -> String {
     let region = case.fleet.sites[case.log.sites[0].index].region;
-    let shard = case.fleet.shards.iter().filter(|shard| REGIONS[shard.region] == REGIONS[region]).nth(role).unwrap();
+    let shard =
+        case.fleet.shards.iter().filter(|shard| REGIONS[shard.region] == REGIONS[region]).nth(role).unwrap();
     let keep = case.dir.join("kept.db");
     std::fs::copy(&shard.path, &keep).unwrap();
     {
@@ -174,7 +182,8 @@ fn planted(case: &Case, role: usize, victim: bool, sql: &str) -> String {
         for site in case.log.sites.iter().map(|site| &site.site) {
             connection.execute("INSERT INTO v VALUES (?1)", [site]).unwrap();
         }
-        let sql = sql.replace("WHOSE", if victim { "IN (SELECT site FROM v)" } else { "NOT IN (SELECT site FROM v)" });
+        let sql = sql
+            .replace("WHOSE", if victim { "IN (SELECT site FROM v)" } else { "NOT IN (SELECT site FROM v)" });
         assert_eq!(connection.execute(&sql, []).unwrap(), 1, "{sql}");
         connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
     }
@@ -191,7 +200,9 @@ fn planted_differences_are_found() {
     let case = restored_case(5);
     for victim in [true, false] {
         let changed = planted(
-            &case, 0, victim,
+            &case,
+            0,
+            victim,
             "UPDATE site SET users = users + 1 WHERE site_id = (SELECT min(site_id) FROM site WHERE site_id WHOSE)",
         );
         assert!(changed.contains("`users` must be integer"), "{changed}");
@@ -202,14 +213,18 @@ fn planted_differences_are_found() {
         );
         assert!(missing.contains("is missing"), "{missing}");
         let class = planted(
-            &case, 0, victim,
+            &case,
+            0,
+            victim,
             "UPDATE site_configuration SET value = CAST(value AS TEXT) WHERE key = 'timezone' AND site_id =
              (SELECT min(site_id) FROM site_configuration WHERE key = 'timezone' AND typeof(value) = 'integer'
               AND site_id WHOSE)",
         );
         assert!(class.contains("`value` must be integer") && class.contains("is text"), "{class}");
         let extra = planted(
-            &case, 0, victim,
+            &case,
+            0,
+            victim,
             "INSERT INTO site_contact SELECT 5000000000, site_id, 'planted', 'x', 'y', NULL FROM site
              WHERE site_id WHOSE ORDER BY site_id LIMIT 1",
         );
@@ -222,7 +237,10 @@ fn planted_differences_are_found() {
 #[test]
 fn a_changed_definition_is_found() {
     let case = restored_case(6);
-    Connection::open(&case.fleet.shards[2].path).unwrap().execute_batch("DROP TRIGGER jsw_issue_changed").unwrap();
+    Connection::open(&case.fleet.shards[2].path)
+        .unwrap()
+        .execute_batch("DROP TRIGGER jsw_issue_changed")
+        .unwrap();
     let verdict = case.fleet.judge(&case.log, &case.reached, POLL_INTERVAL_MICROS).unwrap();
     assert!(!verdict.holds() && verdict.to_string().contains("jsw_issue_changed"), "{verdict}");
 }

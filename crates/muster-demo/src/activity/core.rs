@@ -8,14 +8,17 @@ use super::Scene;
 use crate::kind::Kind;
 use crate::record::{Statement, statement};
 
-const CONTACT: &str = "SELECT email FROM site_contact WHERE site_id = ?1 ORDER BY contact_id LIMIT 1 OFFSET ?2";
-const LICENCE: &str = "SELECT licence_id FROM licence WHERE site_id = ?1 ORDER BY licence_id LIMIT 1 OFFSET ?2";
+const CONTACT: &str =
+    "SELECT email FROM site_contact WHERE site_id = ?1 ORDER BY contact_id LIMIT 1 OFFSET ?2";
+const LICENCE: &str =
+    "SELECT licence_id FROM licence WHERE site_id = ?1 ORDER BY licence_id LIMIT 1 OFFSET ?2";
 
 pub(super) fn metadata(scene: &mut Scene<'_>) -> Result<Vec<Statement>> {
     let site = scene.site.clone();
     Ok(match scene.below(6) {
         0 | 1 => {
-            let (key, value) = (["theme", "banner", "motto", "quota"][scene.below(4) as usize], scene.text(3));
+            let (key, value) =
+                (["theme", "banner", "motto", "quota"][scene.below(4) as usize], scene.text(3));
             vec![statement!(
                 "INSERT INTO site_configuration (site_id, key, value) VALUES (?1, ?2, ?3)
                  ON CONFLICT (site_id, key) DO UPDATE SET value = excluded.value, revision = revision + 1";

@@ -6,7 +6,8 @@ use super::Scene;
 use crate::record::{Statement, statement};
 
 const USER: &str = "SELECT user_id FROM user_account WHERE site_id = ?1 ORDER BY username LIMIT 1 OFFSET ?2";
-const USERNAME: &str = "SELECT username FROM user_account WHERE site_id = ?1 ORDER BY username LIMIT 1 OFFSET ?2";
+const USERNAME: &str =
+    "SELECT username FROM user_account WHERE site_id = ?1 ORDER BY username LIMIT 1 OFFSET ?2";
 const GROUP: &str = "SELECT group_id FROM user_group WHERE site_id = ?1 ORDER BY name LIMIT 1 OFFSET ?2";
 
 pub(super) fn identity(scene: &mut Scene<'_>) -> Result<Vec<Statement>> {
@@ -21,9 +22,13 @@ pub(super) fn identity(scene: &mut Scene<'_>) -> Result<Vec<Statement>> {
                 id, site, format!("new.user{id}"), scene.real(), vec![id as u8; 5]),
             statement!("INSERT INTO group_member VALUES (?1, ?2, ?3)"; group, id, id),
         ],
-        3..6 => vec![statement!("UPDATE user_account SET last_seen = ?2, active = 1 - active WHERE user_id = ?1";
-            user, scene.real() * 1e9)],
-        6 => vec![statement!("UPDATE user_account SET username = ?2 WHERE user_id = ?1"; user, format!("renamed{id}"))],
+        3..6 => {
+            vec![statement!("UPDATE user_account SET last_seen = ?2, active = 1 - active WHERE user_id = ?1";
+            user, scene.real() * 1e9)]
+        }
+        6 => vec![
+            statement!("UPDATE user_account SET username = ?2 WHERE user_id = ?1"; user, format!("renamed{id}")),
+        ],
         // Evicts the account that has the name; its memberships go with it.
         7 => match scene.pick::<String>(USERNAME)? {
             Some(name) => vec![

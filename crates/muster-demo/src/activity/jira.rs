@@ -6,15 +6,19 @@ use super::Scene;
 use crate::record::{Statement, statement};
 
 const PROJECT: &str = "SELECT project_id FROM jsw_project WHERE tenant = ?1 ORDER BY key LIMIT 1 OFFSET ?2";
-const ISSUE: &str = "SELECT i.issue_id FROM jsw_project AS p JOIN jsw_issue AS i ON i.project_id = p.project_id
+const ISSUE: &str =
+    "SELECT i.issue_id FROM jsw_project AS p JOIN jsw_issue AS i ON i.project_id = p.project_id
      WHERE p.tenant = ?1 LIMIT 1 OFFSET ?2";
-const COMMENT: &str = "SELECT c.comment_id FROM jsw_project AS p JOIN jsw_issue AS i ON i.project_id = p.project_id
+const COMMENT: &str =
+    "SELECT c.comment_id FROM jsw_project AS p JOIN jsw_issue AS i ON i.project_id = p.project_id
      JOIN jsw_comment AS c ON c.issue_id = i.issue_id WHERE p.tenant = ?1 LIMIT 1 OFFSET ?2";
 const QUEUE: &str = "SELECT queue_id FROM jsm_queue WHERE tenant = ?1 ORDER BY name LIMIT 1 OFFSET ?2";
-const REQUEST: &str = "SELECT r.request_id FROM jsm_queue AS q JOIN jsm_request AS r ON r.queue_id = q.queue_id
+const REQUEST: &str =
+    "SELECT r.request_id FROM jsm_queue AS q JOIN jsm_request AS r ON r.queue_id = q.queue_id
      WHERE q.tenant = ?1 LIMIT 1 OFFSET ?2";
 const RULE: &str = "SELECT rule_id FROM automation_rule WHERE tenant = ?1 ORDER BY rule_id LIMIT 1 OFFSET ?2";
-const ENTRY: &str = "SELECT entry_id FROM timesheet_entry WHERE tenant = ?1 ORDER BY worker, day LIMIT 1 OFFSET ?2";
+const ENTRY: &str =
+    "SELECT entry_id FROM timesheet_entry WHERE tenant = ?1 ORDER BY worker, day LIMIT 1 OFFSET ?2";
 
 pub(super) fn software(scene: &mut Scene<'_>) -> Result<Vec<Statement>> {
     let (Some(project), Some(issue)) = (scene.pick::<i64>(PROJECT)?, scene.pick::<i64>(ISSUE)?) else {
@@ -47,7 +51,9 @@ fn issues(scene: &mut Scene<'_>, project: i64, issue: i64) -> Result<Vec<Stateme
                 id, scene.site.clone(), format!("N{id}")),
             statement!("UPDATE jsw_issue SET project_id = ?2, number = ?2 WHERE issue_id = ?1"; issue, id),
         ],
-        _ => vec![statement!("UPDATE jsw_attachment SET sha256 = NULL, bytes = bytes + 1 WHERE issue_id = ?1"; issue)],
+        _ => vec![
+            statement!("UPDATE jsw_attachment SET sha256 = NULL, bytes = bytes + 1 WHERE issue_id = ?1"; issue),
+        ],
     })
 }
 
@@ -59,7 +65,9 @@ fn comments(scene: &mut Scene<'_>, issue: i64) -> Result<Vec<Statement>> {
             let (id, text) = (id, scene.text(30));
             vec![statement!("INSERT INTO jsw_comment VALUES (?1, ?2, 'boris', ?3, ?1)"; id, issue, text)]
         }
-        2 => vec![statement!("UPDATE jsw_comment SET body = body || ?2 WHERE comment_id = ?1"; comment, scene.text(2))],
+        2 => vec![
+            statement!("UPDATE jsw_comment SET body = body || ?2 WHERE comment_id = ?1"; comment, scene.text(2)),
+        ],
         3 => vec![statement!("UPDATE jsw_comment SET issue_id = ?2 WHERE comment_id = ?1"; comment, issue)],
         // A new primary key; reactions follow by cascade.
         4 => vec![
@@ -73,7 +81,9 @@ fn comments(scene: &mut Scene<'_>, issue: i64) -> Result<Vec<Statement>> {
 pub(super) fn service_management(scene: &mut Scene<'_>) -> Result<Vec<Statement>> {
     let (Some(queue), id) = (scene.pick::<i64>(QUEUE)?, scene.id()) else { return Ok(vec![]) };
     let Some(request) = scene.pick::<i64>(REQUEST)? else {
-        return Ok(vec![statement!("INSERT INTO jsm_request VALUES (?1, ?2, 'eve', 'first', 'open', NULL)"; id, queue)]);
+        return Ok(vec![
+            statement!("INSERT INTO jsm_request VALUES (?1, ?2, 'eve', 'first', 'open', NULL)"; id, queue),
+        ]);
     };
     Ok(match scene.below(5) {
         0 | 1 => vec![

@@ -8,13 +8,17 @@ use crate::record::{Statement, statement};
 const TEAM: &str = "SELECT team_id FROM ops_team WHERE site = ?1 ORDER BY name LIMIT 1 OFFSET ?2";
 const ALERT: &str = "SELECT a.alert_id FROM ops_team AS t JOIN ops_alert AS a ON a.team_id = t.team_id
      WHERE t.site = ?1 LIMIT 1 OFFSET ?2";
-const INCIDENT: &str = "SELECT incident_id FROM status_incident WHERE site = ?1 ORDER BY incident_id LIMIT 1 OFFSET ?2";
-const COMPONENT: &str = "SELECT component_id FROM status_component WHERE site = ?1 ORDER BY name LIMIT 1 OFFSET ?2";
+const INCIDENT: &str =
+    "SELECT incident_id FROM status_incident WHERE site = ?1 ORDER BY incident_id LIMIT 1 OFFSET ?2";
+const COMPONENT: &str =
+    "SELECT component_id FROM status_component WHERE site = ?1 ORDER BY name LIMIT 1 OFFSET ?2";
 
 pub(super) fn opsgenie(scene: &mut Scene<'_>) -> Result<Vec<Statement>> {
     let (Some(team), id) = (scene.pick::<i64>(TEAM)?, scene.id()) else { return Ok(vec![]) };
     let Some(alert) = scene.pick::<i64>(ALERT)? else {
-        return Ok(vec![statement!("INSERT INTO ops_alert VALUES (?1, ?2, NULL, 'first', 1.5, 0)"; id, team)]);
+        return Ok(vec![
+            statement!("INSERT INTO ops_alert VALUES (?1, ?2, NULL, 'first', 1.5, 0)"; id, team),
+        ]);
     };
     Ok(match scene.below(5) {
         // An alert with a known alias takes the place of the old one.
@@ -34,7 +38,8 @@ pub(super) fn opsgenie(scene: &mut Scene<'_>) -> Result<Vec<Statement>> {
 
 pub(super) fn statuspage(scene: &mut Scene<'_>) -> Result<Vec<Statement>> {
     let id = scene.id();
-    let (Some(incident), Some(component)) = (scene.pick::<i64>(INCIDENT)?, scene.pick::<i64>(COMPONENT)?) else {
+    let (Some(incident), Some(component)) = (scene.pick::<i64>(INCIDENT)?, scene.pick::<i64>(COMPONENT)?)
+    else {
         return Ok(vec![]);
     };
     Ok(match scene.below(4) {
@@ -46,7 +51,9 @@ pub(super) fn statuspage(scene: &mut Scene<'_>) -> Result<Vec<Statement>> {
         1 => vec![statement!(
             "INSERT INTO status_update VALUES (?1, ?2, 'all well') ON CONFLICT DO UPDATE SET text = text || '!'";
             incident, id % 6)],
-        2 => vec![statement!("UPDATE status_component SET state = 'degraded', uptime = uptime - 0.01 WHERE component_id = ?1"; component)],
+        2 => vec![
+            statement!("UPDATE status_component SET state = 'degraded', uptime = uptime - 0.01 WHERE component_id = ?1"; component),
+        ],
         _ => vec![statement!("DELETE FROM status_incident WHERE incident_id = ?1"; incident)],
     })
 }

@@ -9,7 +9,8 @@ use crate::words;
 const SPACE: &str = "SELECT space_id FROM wiki_space WHERE cloud_id = ?1 ORDER BY key LIMIT 1 OFFSET ?2";
 const PAGE: &str = "SELECT p.page_id FROM wiki_space AS s JOIN wiki_page AS p ON p.space_id = s.space_id
      WHERE s.cloud_id = ?1 LIMIT 1 OFFSET ?2";
-const DIAGRAM: &str = "SELECT diagram_id FROM diagram WHERE cloud_id = ?1 ORDER BY diagram_id LIMIT 1 OFFSET ?2";
+const DIAGRAM: &str =
+    "SELECT diagram_id FROM diagram WHERE cloud_id = ?1 ORDER BY diagram_id LIMIT 1 OFFSET ?2";
 
 pub(super) fn confluence(scene: &mut Scene<'_>) -> Result<Vec<Statement>> {
     let (Some(space), id) = (scene.pick::<i64>(SPACE)?, scene.id()) else { return Ok(vec![]) };
@@ -24,8 +25,12 @@ pub(super) fn confluence(scene: &mut Scene<'_>) -> Result<Vec<Statement>> {
             statement!("INSERT INTO wiki_body VALUES (?1, ?2, 9)"; id, body),
             statement!("INSERT INTO wiki_label VALUES (?1, 'new')"; id),
         ],
-        2..5 => vec![statement!("UPDATE wiki_body SET body = ?2, words = words + 1 WHERE page_id = ?1"; page, body)],
-        5 => vec![statement!("UPDATE wiki_page SET title = ?2, rank = rank / 3 WHERE page_id = ?1"; page, format!("Renamed {id}"))],
+        2..5 => vec![
+            statement!("UPDATE wiki_body SET body = ?2, words = words + 1 WHERE page_id = ?1"; page, body),
+        ],
+        5 => vec![
+            statement!("UPDATE wiki_page SET title = ?2, rank = rank / 3 WHERE page_id = ?1"; page, format!("Renamed {id}")),
+        ],
         // Pages below it lose their parent, not their lives.
         6 => vec![statement!("DELETE FROM wiki_page WHERE page_id = ?1"; page)],
         7 => vec![

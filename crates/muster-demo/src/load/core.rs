@@ -8,7 +8,8 @@ use super::Loader;
 use crate::site::{REGIONS, Site};
 use crate::words;
 
-const KEYS: &[&str] = &["locale", "timezone", "theme", "sso", "session_minutes", "ip_allow_list", "backup", "banner"];
+const KEYS: &[&str] =
+    &["locale", "timezone", "theme", "sso", "session_minutes", "ip_allow_list", "backup", "banner"];
 
 pub(super) fn plans(loader: &mut Loader<'_>) -> Result<()> {
     let plans = [("free", Some(10), 0.0), ("standard", Some(2_000), 7.75), ("enterprise", None, 15.25)];
@@ -19,13 +20,22 @@ pub(super) fn plans(loader: &mut Loader<'_>) -> Result<()> {
 }
 
 pub(super) fn metadata(loader: &mut Loader<'_>, site: &Site) -> Result<()> {
-    let (created, score) = (loader.rng.random_range(1_400_000_000..1_648_000_000), loader.rng.random::<f64>());
+    let (created, score) =
+        (loader.rng.random_range(1_400_000_000..1_648_000_000), loader.rng.random::<f64>());
     let status = if site.inactive { "inactive" } else { "active" };
     loader.insert(
         "INSERT INTO site VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         params![
-            site.id, site.name, REGIONS[site.region], site.tier, site.customer, site.internal, site.users as i64,
-            status, created, score
+            site.id,
+            site.name,
+            REGIONS[site.region],
+            site.tier,
+            site.customer,
+            site.internal,
+            site.users as i64,
+            status,
+            created,
+            score
         ],
     )?;
     for (index, key) in KEYS.iter().enumerate() {

@@ -15,7 +15,12 @@ pub(super) fn identity(loader: &mut Loader<'_>, site: &Site) -> Result<()> {
         groups.push(id);
         loader.insert(
             "INSERT INTO user_group VALUES (?1, ?2, ?3, ?4)",
-            params![id, site.id, format!("team-{number}"), (number % 2 == 0).then_some("made by an administrator")],
+            params![
+                id,
+                site.id,
+                format!("team-{number}"),
+                number.is_multiple_of(2).then_some("made by an administrator")
+            ],
         )?;
         for permission in ["browse", "comment", "administer"].iter().take(1 + number % 3) {
             let grant = loader.id();
@@ -37,12 +42,22 @@ fn user(loader: &mut Loader<'_>, site: &Site, number: usize, groups: &[i64]) -> 
     let avatar = loader.rng.random_bool(0.2).then(|| words::blob(&mut loader.rng, 48));
     loader.insert(
         "INSERT INTO user_account VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-        params![id, site.id, name, format!("{name}@example.com"), name.to_uppercase(), number % 9 != 0, seen, avatar],
+        params![
+            id,
+            site.id,
+            name,
+            format!("{name}@example.com"),
+            name.to_uppercase(),
+            !number.is_multiple_of(9),
+            seen,
+            avatar
+        ],
     )?;
     let first = loader.rng.random_range(0..groups.len());
     for step in 0..1 + number % 3 {
         let group = groups[(first + step) % groups.len()];
-        loader.insert("INSERT INTO group_member VALUES (?1, ?2, ?3)", params![group, id, 1_640_000_000 + id])?;
+        loader
+            .insert("INSERT INTO group_member VALUES (?1, ?2, ?3)", params![group, id, 1_640_000_000 + id])?;
     }
     Ok(())
 }

@@ -17,7 +17,10 @@ const ISSUES_PER_PROJECT: usize = 40;
 pub(super) fn issue_types(loader: &mut Loader<'_>) -> Result<()> {
     for (index, name) in ["story", "task", "bug", "epic", "spike"].iter().enumerate() {
         let icon = words::blob(&mut loader.rng, 32);
-        loader.insert("INSERT INTO jsw_issue_type VALUES (?1, ?2, ?3)", params![index as i64 + 1, name, icon])?;
+        loader.insert(
+            "INSERT INTO jsw_issue_type VALUES (?1, ?2, ?3)",
+            params![index as i64 + 1, name, icon],
+        )?;
     }
     Ok(())
 }
@@ -57,7 +60,13 @@ fn issue(loader: &mut Loader<'_>, project: i64, number: i64) -> Result<()> {
         let hash = loader.rng.random::<[u8; 32]>();
         loader.insert(
             "INSERT INTO jsw_attachment VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![format!("att-{id:x}-{:04x}", hash[0]), id, format!("log-{number}.txt"), id * 7 % 90_000, hash],
+            params![
+                format!("att-{id:x}-{:04x}", hash[0]),
+                id,
+                format!("log-{number}.txt"),
+                id * 7 % 90_000,
+                hash
+            ],
         )?;
     }
     Ok(())

@@ -47,7 +47,9 @@ pub(crate) fn fill<'s>(
 ) -> Result<u64> {
     connection.set_prepared_statement_cache_capacity(64);
     // The file is new and thrown away on any failure.
-    connection.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA foreign_keys = OFF; BEGIN")?;
+    connection.execute_batch(
+        "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA foreign_keys = OFF; BEGIN",
+    )?;
     for table in schema::tables(role) {
         connection.execute_batch(&format!("CREATE TABLE {} {}", table.name, table.body))?;
     }

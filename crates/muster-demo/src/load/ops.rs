@@ -51,7 +51,10 @@ pub(super) fn statuspage(loader: &mut Loader<'_>, site: &Site, rows: usize) -> R
         )?;
         for update in 1..=1 + number % 4 {
             let text = words::text(&mut loader.rng, 8);
-            loader.insert("INSERT INTO status_update VALUES (?1, ?2, ?3)", params![incident, update as i64, text])?;
+            loader.insert(
+                "INSERT INTO status_update VALUES (?1, ?2, ?3)",
+                params![incident, update as i64, text],
+            )?;
         }
     }
     Ok(())

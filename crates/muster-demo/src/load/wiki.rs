@@ -26,7 +26,7 @@ pub(super) fn confluence(loader: &mut Loader<'_>, site: &Site, rows: usize) -> R
         let mut above = None;
         for number in 0..here {
             let page = page(loader, id, above, number)?;
-            if number % 6 == 0 {
+            if number.is_multiple_of(6) {
                 above = Some(page);
             }
         }
@@ -39,7 +39,10 @@ pub(super) fn confluence(loader: &mut Loader<'_>, site: &Site, rows: usize) -> R
 fn page(loader: &mut Loader<'_>, space: i64, above: Option<i64>, number: usize) -> Result<i64> {
     let (id, title) = (loader.id(), format!("{} {number}", words::text(&mut loader.rng, 3)));
     let rank = loader.rng.random::<f64>();
-    loader.insert("INSERT INTO wiki_page VALUES (?1, ?2, ?3, ?4, ?5)", params![id, space, above, title, rank])?;
+    loader.insert(
+        "INSERT INTO wiki_page VALUES (?1, ?2, ?3, ?4, ?5)",
+        params![id, space, above, title, rank],
+    )?;
     let body = words::blob(&mut loader.rng, 300);
     let words_count = body.len() as i64 / 6;
     loader.insert("INSERT INTO wiki_body VALUES (?1, ?2, ?3)", params![id, body, words_count])?;
@@ -51,7 +54,13 @@ fn page(loader: &mut Loader<'_>, space: i64, above: Option<i64>, number: usize) 
         let file = loader.id();
         loader.insert(
             "INSERT INTO wiki_attachment VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![file, id, format!("figure-{number}.png"), (number % 2 == 0).then_some("image/png"), file * 13],
+            params![
+                file,
+                id,
+                format!("figure-{number}.png"),
+                number.is_multiple_of(2).then_some("image/png"),
+                file * 13
+            ],
         )?;
     }
     Ok(id)

@@ -51,7 +51,8 @@ pub(super) struct Outcome {
 impl Comparison {
     pub(super) fn new(connection: &Connection, table: &'static Table) -> Result<Self> {
         let mut statement = connection.prepare("SELECT name FROM pragma_table_info(?1, 'main')")?;
-        let columns: Vec<String> = statement.query_map([table.name], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        let columns: Vec<String> =
+            statement.query_map([table.name], |row| row.get(0))?.collect::<Result<_, _>>()?;
         Ok(Self {
             site: Queries::new(table, &columns, site_condition),
             neighbours: Queries::new(table, &columns, neighbour_condition),
@@ -63,9 +64,16 @@ impl Comparison {
     /// Equal, and how many rows.
     pub(super) fn run(&self, connection: &Connection, rows: Rows<'_>) -> Result<Outcome> {
         let mut statement = connection.prepare_cached(&self.queries(rows).counts)?;
-        let (must, is, missing): (i64, i64, i64) =
-            statement.query_row(parameters(&rows).as_slice(), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        let (must, is, missing): (i64, i64, i64) = statement
+            .query_row(parameters(&rows).as_slice(), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
         Ok(Outcome { rows: must.unsigned_abs(), equal: must == is && missing == 0 })
+    }
+
+    /// The site has rows in `db`.
+    pub(super) fn any(&self, connection: &Connection, db: &str, site: &str) -> Result<bool> {
+        let (name, condition) = (self.table.name, site_condition(self.table, db));
+        let sql = format!("SELECT EXISTS (SELECT 1 FROM {db}.{name} WHERE {condition})");
+        Ok(connection.prepare_cached(&sql)?.query_row([site], |row| row.get(0))?)
     }
 
     /// What differs, in words, a row each.
@@ -91,7 +99,12 @@ impl Comparison {
         }
     }
 
-    fn by_key(&self, connection: &Connection, sql: &str, rows: Rows<'_>) -> Result<BTreeMap<String, Vec<Value>>> {
+    fn by_key(
+        &self,
+        connection: &Connection,
+        sql: &str,
+        rows: Rows<'_>,
+    ) -> Result<BTreeMap<String, Vec<Value>>> {
         let mut statement = connection.prepare(sql)?;
         let mut found = statement.query(parameters(&rows).as_slice())?;
         let mut by_key = BTreeMap::new();
@@ -119,8 +132,10 @@ impl Comparison {
 impl Queries {
     fn new(table: &Table, columns: &[String], condition: fn(&Table, &str) -> String) -> Self {
         // BINARY: a column's own collation must not make different texts equal. typeof: 1, 1.0 and '1' differ.
-        let list: Vec<String> =
-            columns.iter().map(|column| format!("\"{column}\" COLLATE BINARY, typeof(\"{column}\")")).collect();
+        let list: Vec<String> = columns
+            .iter()
+            .map(|column| format!("\"{column}\" COLLATE BINARY, typeof(\"{column}\")"))
+            .collect();
         let plain: Vec<String> = columns.iter().map(|column| format!("\"{column}\"")).collect();
         let (list, plain) = (list.join(", "), plain.join(", "));
         let select = |what: &str, db: &str| {
@@ -178,7 +193,8 @@ fn owned(table: &Table, db: &str, test: &str) -> String {
         Owner::Tenant(column) => format!("{column} {test}"),
         Owner::Reference => "false".to_owned(),
         Owner::Parent { column, table, key } => {
-            let above = schema::table(table).map_or_else(|| "false".to_owned(), |parent| owned(parent, db, test));
+            let above =
+                schema::table(table).map_or_else(|| "false".to_owned(), |parent| owned(parent, db, test));
             format!("{column} IN (SELECT {key} FROM {db}.{table} WHERE {above})")
         }
     }

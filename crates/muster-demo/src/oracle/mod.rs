@@ -41,12 +41,7 @@ impl Fleet {
     ///
     /// # Errors
     /// If a shard cannot be read; differences are in the [`Verdict`].
-    pub fn judge(
-        &self,
-        log: &DeletionLog,
-        reached: &Reached,
-        poll_interval_micros: i64,
-    ) -> Result<Verdict> {
+    pub fn judge(&self, log: &DeletionLog, reached: &Reached, poll_interval_micros: i64) -> Result<Verdict> {
         let next = Mutex::new(0..self.shards.len());
         let judged = Mutex::new(Vec::new());
         let threads = std::thread::available_parallelism().map_or(2, usize::from).min(8);

@@ -12,10 +12,14 @@ use crate::deletion::DeletionLog;
 use crate::fleet::Fleet;
 use crate::kind::Kind;
 use crate::record::{Entry, Shard};
-use crate::schema;
+use crate::schema::{self, Owner};
 
 /// A stretch of commit numbers `[from, to)` at which a shard may have been cut.
 type Cuts = Vec<(u64, u64)>;
+
+/// The recovery point of a store that had no rows is not told; it lies within so many polls before the deletion, idle
+/// polls and slow ones included.
+const ABSENT_POLLS: i64 = 5;
 
 /// Judges the shard at `place`.
 pub(super) fn judge(
@@ -108,7 +112,9 @@ impl<'a> Judge<'a> {
         let (mut neighbours, mut histories) = (Vec::new(), BTreeMap::<_, Vec<_>>::new());
         for entry in entries {
             match entry.site {
-                Some(site) if victims.contains(&site) => histories.entry((site, entry.kind)).or_default().push(entry),
+                Some(site) if victims.contains(&site) => {
+                    histories.entry((site, entry.kind)).or_default().push(entry);
+                }
                 _ => neighbours.push(entry),
             }
         }
@@ -118,7 +124,16 @@ impl<'a> Judge<'a> {
         }
         let tables = schema::tables(shard.role).iter();
         let comparisons = tables.map(|table| Comparison::new(connection, table)).collect::<Result<_>>()?;
-        Ok(Self { shard, connection, poll_interval_micros, comparisons, neighbours, histories, victims, fleet })
+        Ok(Self {
+            shard,
+            connection,
+            poll_interval_micros,
+            comparisons,
+            neighbours,
+            histories,
+            victims,
+            fleet,
+        })
     }
 
     fn neighbours(&self, part: &mut Part) -> Result<()> {
@@ -150,7 +165,7 @@ impl<'a> Judge<'a> {
                         let candidate = self.restored(store, at, part)?;
                         points.entry(at).or_default().extend(candidate);
                     }
-                    None => self.absent(&store, site.began_micros, part)?,
+                    None => self.absent(store, site.began_micros, part)?,
                 }
             }
         }
@@ -163,7 +178,7 @@ impl<'a> Judge<'a> {
     /// Finds the states of its history that the restored rows equal, among those that `at` allows.
     fn restored(&self, mut store: StoreVerdict, at: i64, part: &mut Part) -> Result<Option<Candidate>> {
         let history = self.history(store.site, store.kind);
-        let (first, last) = self.window(history, at);
+        let (first, last) = self.window(history, at, 1);
         for entry in &history[..first] {
             self.apply(entry)?;
         }
@@ -187,30 +202,40 @@ impl<'a> Judge<'a> {
     }
 
     /// A store that did not come back must have had no rows, and have none.
-    fn absent(&self, store: &StoreVerdict, began_micros: i64, part: &mut Part) -> Result<()> {
+    fn absent(&self, mut store: StoreVerdict, began_micros: i64, part: &mut Part) -> Result<()> {
         let history = self.history(store.site, store.kind);
-        let mut store = store.clone();
-        let (first, last) = self.window(history, began_micros);
-        let mut equal = false;
-        for count in 0..=last {
-            if count >= first {
+        let (first, last) = self.window(history, began_micros, ABSENT_POLLS);
+        let (mut empty_then, mut equal) = (false, false);
+        for entry in &history[..first] {
+            self.apply(entry)?;
+        }
+        // One state more than transactions in the window.
+        let mut rest = history[first..last].iter();
+        loop {
+            if self.is_empty(&store, "main")? {
+                empty_then = true;
                 equal |= self.equal(&mut store)?;
             }
-            if count < last {
-                self.apply(history[count])?;
-            }
+            let Some(entry) = rest.next() else { break };
+            self.apply(entry)?;
         }
-        if !equal {
-            let text = "was not restored (no recovery point), and must have had rows".to_owned();
-            part.differ(Some((store.site, store.kind)), "store", text);
-            part.stores.push(StoreVerdict { equal: false, ..store });
+        if equal {
+            return Ok(());
         }
+        let text = match (empty_then, self.is_empty(&store, "live")?) {
+            (false, true) => "was not restored (no recovery point), and must have had rows",
+            (true, _) => "has rows, and must have had none",
+            (false, false) => "has rows, and no recovery point is known for them",
+        };
+        part.differ(Some((store.site, store.kind)), "store", text.to_owned());
+        part.stores.push(store);
         Ok(())
     }
 
     /// Fewest and most transactions that may be in a state reached at `at`.
-    fn window(&self, history: &[&Entry], at: i64) -> (usize, usize) {
-        let surely = history.iter().take_while(|entry| entry.commit_done < at - self.poll_interval_micros).count();
+    fn window(&self, history: &[&Entry], at: i64, polls: i64) -> (usize, usize) {
+        let before = at.saturating_sub(self.poll_interval_micros.saturating_mul(polls));
+        let surely = history.iter().take_while(|entry| entry.commit_done < before).count();
         let possibly = history.iter().take_while(|entry| entry.commit_started <= at).count();
         (surely.min(possibly), possibly)
     }
@@ -220,10 +245,20 @@ impl<'a> Judge<'a> {
         self.histories.get(&(site, kind)).map_or(&[], Vec::as_slice)
     }
 
+    fn is_empty(&self, store: &StoreVerdict, db: &str) -> Result<bool> {
+        let site = &self.fleet.sites[store.site].id;
+        for comparison in self.tables_of(store.kind) {
+            if comparison.any(self.connection, db, site)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     fn equal(&self, store: &mut StoreVerdict) -> Result<bool> {
         let site = Rows::Site(&self.fleet.sites[store.site].id);
         let mut rows = 0;
-        for comparison in self.comparisons.iter().filter(|comparison| comparison.table.kind == store.kind) {
+        for comparison in self.tables_of(store.kind) {
             let outcome = comparison.run(self.connection, site)?;
             if !outcome.equal {
                 return Ok(false);
@@ -232,6 +267,13 @@ impl<'a> Judge<'a> {
         }
         store.rows = rows;
         Ok(true)
+    }
+
+    /// Tables with rows of single sites: reference tables are compared with the neighbours.
+    fn tables_of(&self, kind: Kind) -> impl Iterator<Item = &Comparison> {
+        self.comparisons.iter().filter(move |comparison| {
+            comparison.table.kind == kind && comparison.table.owner != Owner::Reference
+        })
     }
 
     /// Says how the live rows differ from the latest state that would have been right.
@@ -245,9 +287,11 @@ impl<'a> Judge<'a> {
         let site = Rows::Site(&self.fleet.sites[store.site].id);
         let subject = Some((store.site, store.kind));
         let (first, last) = (window.start(), window.end());
-        for comparison in self.comparisons.iter().filter(|comparison| comparison.table.kind == store.kind) {
+        for comparison in self.tables_of(store.kind) {
             for text in comparison.describe(self.connection, site)? {
-                let states = format!("reached {at}, against {last} of its transactions ({first} to {last} would be right)");
+                let states = format!(
+                    "reached {at}, against {last} of its transactions ({first} to {last} would be right)"
+                );
                 part.differ(subject, comparison.table.name, format!("{text}; {states}"));
             }
         }
@@ -264,7 +308,8 @@ impl<'a> Judge<'a> {
                 .filter(|(from, to)| from < to)
                 .collect();
             if both.is_empty() {
-                let text = format!("no single state of the shard gives it together with the others reached at {at}");
+                let text =
+                    format!("no single state of the shard gives it together with the others reached at {at}");
                 part.differ(Some((candidate.store.site, candidate.store.kind)), "store", text);
             } else {
                 cuts = both;
@@ -279,7 +324,11 @@ impl<'a> Judge<'a> {
             store.lost = history[count..].iter().filter(|entry| !entry.deletion).count();
             if history[..count].iter().any(|entry| entry.deletion) {
                 store.equal = false;
-                part.differ(Some((store.site, store.kind)), "store", "holds a part of its own deletion".to_owned());
+                part.differ(
+                    Some((store.site, store.kind)),
+                    "store",
+                    "holds a part of its own deletion".to_owned(),
+                );
             }
             part.stores.push(store);
         }

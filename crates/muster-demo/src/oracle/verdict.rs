@@ -193,7 +193,11 @@ impl fmt::Display for Verdict {
                 worst.site
             )?;
         }
-        writeln!(f, "gap         at most {:.0} ms from a recovery point to its site's deletion", self.gap_most_milliseconds)?;
+        writeln!(
+            f,
+            "gap         at most {:.0} ms from a recovery point to its site's deletion",
+            self.gap_most_milliseconds
+        )?;
         let neighbours = if self.neighbours_equal { "are what their writers left" } else { "DIFFER" };
         writeln!(f, "neighbours  {} sites, {} rows: {neighbours}", self.neighbours, self.neighbour_rows)?;
         for difference in &self.differences {

@@ -10,7 +10,8 @@ pub(super) const TABLES: &[Table] = &[
         kind: Kind::Identity,
         owner: Tenant("site_id"),
         key: &["user_id"],
-        body: "(user_id INTEGER PRIMARY KEY, site_id TEXT NOT NULL, username TEXT NOT NULL, email TEXT NOT NULL,
+        body:
+            "(user_id INTEGER PRIMARY KEY, site_id TEXT NOT NULL, username TEXT NOT NULL, email TEXT NOT NULL,
             display_name TEXT, active INTEGER NOT NULL, last_seen REAL, avatar BLOB)",
         then: &["CREATE UNIQUE INDEX user_account_by_name ON user_account (site_id, username)"],
     },
