@@ -1,4 +1,5 @@
 //! What the parser accepts, and exactly what it says about what it does not.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail by panicking")]
 
 use std::path::{Path, PathBuf};
 

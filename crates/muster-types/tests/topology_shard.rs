@@ -1,4 +1,5 @@
 //! The declarations against live tables.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
 use std::path::Path;
 
