@@ -41,7 +41,7 @@ pub struct IncarnationHistory {
     pub incarnation: Incarnation,
     /// By ascending position.
     pub snapshots: Vec<SnapshotInfo>,
-    /// The chain, ascending; entry i has sequence i + 1.
+    /// The chain, ascending; entry i has sequence i + 1, unless a gap lies before it.
     pub segments: Vec<SegmentInfo>,
     /// Missing stretches.
     pub gaps: Vec<Gap>,

@@ -1,0 +1,11 @@
+//! The repository over objects in memory and over the embedded S3 server.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod chain;
+mod creation;
+mod damage;
+mod model;
+mod range;
+mod round_trip;
+mod runs;
+mod s3;
