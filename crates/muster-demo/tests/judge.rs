@@ -1,5 +1,7 @@
 //! The judge agrees with a right restore, whatever moment it reached, and finds every planted difference.
 
+#![expect(clippy::unwrap_used, reason = "a failed step of a test must end it")]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
