@@ -200,11 +200,7 @@ impl OwnerMap {
 
 /// The maps that tables with these owners need.
 pub fn owner_maps<'a>(owners: impl IntoIterator<Item = &'a Owner>) -> Vec<OwnerMap> {
-    let map = |owner: &Owner| match owner {
-        Owner::Parent { table, key, .. } => Some(OwnerMap { table: table.clone(), key: key.clone() }),
-        Owner::Tenant { .. } | Owner::Reference => None,
-    };
-    owners.into_iter().filter_map(map).collect::<BTreeSet<_>>().into_iter().collect()
+    owners.into_iter().filter_map(owner_map).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// The canonical site that a value stands for: its text where that is a site id, else NULL.
@@ -216,16 +212,36 @@ pub fn canonical_site_sql(value: &str) -> String {
     )
 }
 
+/// The column that says to whom a row belongs.
+pub fn owning_column(owner: &Owner) -> Option<&str> {
+    match owner {
+        Owner::Tenant { column } | Owner::Parent { column, .. } => Some(column),
+        Owner::Reference => None,
+    }
+}
+
+/// The map through which rows are owned, if they have no tenant column of their own.
+pub fn owner_map(owner: &Owner) -> Option<OwnerMap> {
+    match owner {
+        Owner::Parent { table, key, .. } => Some(OwnerMap { table: table.clone(), key: key.clone() }),
+        Owner::Tenant { .. } | Owner::Reference => None,
+    }
+}
+
 /// The site of the row `alias` (`NEW`, `OLD` or a table alias), as an expression.
 pub fn site_sql(owner: &Owner, alias: &str) -> String {
-    match owner {
-        Owner::Tenant { column } => canonical_site_sql(&format!("{alias}.{}", quote(column))),
-        Owner::Parent { column, table, key } => {
-            let map = OwnerMap { table: table.clone(), key: key.clone() };
-            let map = quote(&map.name());
-            format!("(SELECT _o.site FROM {map} AS _o WHERE _o.key = {alias}.{})", quote(column))
+    let value = owning_column(owner).map(|column| format!("{alias}.{}", quote(column)));
+    site_of_value_sql(owner, value.as_deref().unwrap_or("NULL"))
+}
+
+/// The site of a row whose owning column has `value`, as an expression.
+pub fn site_of_value_sql(owner: &Owner, value: &str) -> String {
+    match (owner, owner_map(owner)) {
+        (Owner::Tenant { .. }, _) => canonical_site_sql(value),
+        (_, Some(map)) => {
+            format!("(SELECT _o.site FROM {} AS _o WHERE _o.key = {value})", quote(&map.name()))
         }
-        Owner::Reference => "NULL".to_owned(),
+        (_, None) => "NULL".to_owned(),
     }
 }
 
@@ -250,8 +266,11 @@ pub fn belongs_sql(owner: &Owner, alias: &str, parameter: &str) -> String {
         }
         Owner::Parent { column, table, key } => {
             let map = OwnerMap { table: table.clone(), key: key.clone() };
-            let map = quote(&map.name());
-            format!("{alias}.{} IN (SELECT key FROM {map} WHERE site = {parameter})", quote(column))
+            format!(
+                "{alias}.{} IN (SELECT key FROM {} WHERE site = {parameter})",
+                quote(column),
+                quote(&map.name())
+            )
         }
         Owner::Reference => "0".to_owned(),
     }

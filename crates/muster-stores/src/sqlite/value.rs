@@ -99,7 +99,7 @@ mod tests {
             shown.contains("r:Infinity") && shown.contains("r:-0.0") && shown.contains("r:1.0"),
             "{shown}"
         );
-        assert!(shown.contains("b:\0a"), "{shown}");
+        assert!(shown.contains("b:\\0a"), "{shown}");
     }
 
     #[test]
