@@ -1,7 +1,8 @@
 //! How long a plan is expected to take: list scheduling of its steps over its pools.
 //!
 //! Steps start in the order of the plan as soon as what they come after has ended and their pools have room. Steps
-//! with equal demands wait in one line, so that the cost is that of a priority queue and not of a scan.
+//! with equal demands wait in one line, and a line whose head found no room waits at the pool that had none, so that
+//! the cost is that of a priority queue and not of a scan. At one pool, lines start in order: none overtakes.
 //!
 //! # Invariants
 //! - A step that never fits, and what comes after it, is left out of the forecast; the checker names it.
@@ -43,10 +44,13 @@ pub fn forecast(plan: &Plan) -> Forecast {
 }
 
 /// Steps that want the same of every pool, by ascending number.
-#[derive(Default)]
 struct Line {
     demand: Vec<(usize, u64)>,
     waiting: BTreeSet<u32>,
+    /// The pool at which it waits, once its head found no room there.
+    blocked_at: Option<usize>,
+    /// Its demand is above a capacity.
+    never: bool,
 }
 
 struct Simulation<'a> {
@@ -57,8 +61,10 @@ struct Simulation<'a> {
     /// By step: how many of those it comes after have not ended.
     open: Vec<u32>,
     next: Vec<Vec<u32>>,
-    /// First of each line that has any, by number of the step.
+    /// First of each line that may start, by number of the step.
     heads: BTreeSet<(u32, usize)>,
+    /// By pool: first of each line that found no room there.
+    blocked: Vec<BTreeSet<(u32, usize)>>,
     running: BinaryHeap<Reverse<(u64, u32)>>,
 }
 
@@ -77,7 +83,7 @@ impl<'a> Simulation<'a> {
             let demand: Vec<(usize, u64)> =
                 step.demand.iter().map(|(name, units)| (pool(name), rounded(*units))).collect();
             let line = *by_demand.entry(demand.clone()).or_insert_with(|| {
-                lines.push(Line { demand, waiting: BTreeSet::new() });
+                lines.push(Line { demand, waiting: BTreeSet::new(), blocked_at: None, never: false });
                 lines.len() - 1
             });
             line_of.push(line);
@@ -88,8 +94,12 @@ impl<'a> Simulation<'a> {
         }
         let mut free: Vec<u64> = plan.pools.values().copied().collect();
         free.push(0);
+        for line in &mut lines {
+            line.never = line.demand.iter().any(|(pool, units)| free[*pool] < *units);
+        }
+        let blocked = vec![BTreeSet::new(); free.len()];
         let (heads, running) = (BTreeSet::new(), BinaryHeap::new());
-        Self { steps: &plan.steps, free, lines, line_of, open, next, heads, running }
+        Self { steps: &plan.steps, free, lines, line_of, open, next, heads, blocked, running }
     }
 
     fn run(mut self) -> Forecast {
@@ -99,53 +109,73 @@ impl<'a> Simulation<'a> {
                 self.wait(step);
             }
         }
-        self.start(0);
+        self.start(0, BTreeSet::new());
         while let Some(Reverse((now, step))) = self.running.pop() {
-            self.end(step, now, &mut forecast);
+            let mut freed = BTreeSet::new();
+            self.end(step, now, &mut freed, &mut forecast);
             // Whatever else ends now gives back its pools before the next start.
             while self.running.peek().is_some_and(|Reverse((at, _))| *at == now) {
                 let Some(Reverse((_, step))) = self.running.pop() else { break };
-                self.end(step, now, &mut forecast);
+                self.end(step, now, &mut freed, &mut forecast);
             }
-            self.start(now);
+            self.start(now, freed);
         }
         forecast
     }
 
-    fn wait(&mut self, step: u32) {
-        let number = self.line_of[step as usize];
-        let line = &mut self.lines[number];
-        if let Some(head) = line.waiting.first() {
-            self.heads.remove(&(*head, number));
+    /// The set in which the head of a line stands.
+    fn place(&mut self, line: usize) -> &mut BTreeSet<(u32, usize)> {
+        match self.lines[line].blocked_at {
+            Some(pool) => &mut self.blocked[pool],
+            None => &mut self.heads,
         }
-        line.waiting.insert(step);
-        self.heads.extend(line.waiting.first().map(|head| (*head, number)));
     }
 
-    /// Starts whatever fits, earliest first. A line whose head does not fit is passed over until something ends.
-    fn start(&mut self, now: u64) {
-        let mut from = (0, 0);
-        while let Some(&(step, number)) = self.heads.range(from..).next() {
+    fn wait(&mut self, step: u32) {
+        let number = self.line_of[step as usize];
+        if self.lines[number].never {
+            return;
+        }
+        let head = self.lines[number].waiting.first().copied();
+        self.lines[number].waiting.insert(step);
+        if head.is_none_or(|head| step < head) {
+            let place = self.place(number);
+            if let Some(head) = head {
+                place.remove(&(head, number));
+            }
+            place.insert((step, number));
+        }
+    }
+
+    /// Starts whatever fits, earliest first, among the ready and those that waited at a pool in `freed`.
+    fn start(&mut self, now: u64, mut freed: BTreeSet<usize>) {
+        loop {
+            let waiting = freed.iter().filter_map(|pool| self.blocked[*pool].first());
+            let Some(&(step, number)) = waiting.chain(self.heads.first()).min() else { break };
+            self.place(number).remove(&(step, number));
             let line = &mut self.lines[number];
-            if line.demand.iter().any(|(pool, units)| self.free[*pool] < *units) {
-                from = (step, number + 1);
+            let short = line.demand.iter().find(|(pool, units)| self.free[*pool] < *units);
+            if let Some((pool, _)) = short {
+                line.blocked_at = Some(*pool);
+                freed.remove(pool);
+                self.blocked[*pool].insert((step, number));
                 continue;
             }
             for (pool, units) in &line.demand {
                 self.free[*pool] -= units;
             }
-            self.heads.remove(&(step, number));
             line.waiting.remove(&step);
+            line.blocked_at = None;
             self.heads.extend(line.waiting.first().map(|head| (*head, number)));
-            from = (step, number);
             self.running.push(Reverse((now + self.steps[step as usize].estimate_micros, step)));
         }
     }
 
-    fn end(&mut self, step: u32, now: u64, forecast: &mut Forecast) {
+    fn end(&mut self, step: u32, now: u64, freed: &mut BTreeSet<usize>, forecast: &mut Forecast) {
         let number = self.line_of[step as usize];
         for (pool, units) in &self.lines[number].demand {
             self.free[*pool] += units;
+            freed.insert(*pool);
         }
         forecast.total_micros = forecast.total_micros.max(now);
         if let StepKey::Handback(site) = &self.steps[step as usize].key {

@@ -7,6 +7,7 @@
 //! - [`graph`], [`estimate`], [`forecast`]: steps, what they take, how long they last.
 //! - [`detect`], [`history`]: what was lost and when; what happened to a site.
 //! - [`diff`]: what differs between two plans.
+//! - [`synthetic`]: a made-up fleet for benchmarks and tests.
 //! - [`index`], [`order`]: lookups over a catalog; parents before children.
 //!
 //! # Invariants
@@ -26,6 +27,7 @@ pub mod order;
 pub mod planner;
 pub mod recovery;
 pub mod stores;
+pub mod synthetic;
 
 pub use check::check;
 pub use detect::{DetectOptions, DetectedSite, Detection, detect};

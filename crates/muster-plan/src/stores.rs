@@ -176,6 +176,11 @@ impl<'a> Finder<'a> {
                     None => targets.push((Some(before), vec![kind])),
                 }
             }
+            // A shard all of whose kinds have positions of their own is not looked at by time.
+            let config = self.topology.shards.get(shard);
+            if config.is_some_and(|config| config.kinds.iter().all(|kind| asked.before.contains_key(kind))) {
+                targets.remove(0);
+            }
             for (before, kinds) in targets {
                 let target = before.map_or(Target::At(asked.target), Target::Before);
                 let wanted = |kind: &Kind| match before {

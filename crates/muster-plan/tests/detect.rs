@@ -1,0 +1,248 @@
+//! What `detect` makes of scripted histories.
+
+mod support;
+
+use muster_plan::{DetectOptions, Detection, detect, history};
+use muster_types::segment::TableEventKind;
+use proptest::prelude::*;
+use support::*;
+
+fn found(scripts: &[&Script], from: f64, to: f64) -> Detection {
+    detect(&topology(), &catalog(scripts), at(from), at(to), &DetectOptions::default())
+}
+
+fn names(detection: &Detection) -> Vec<&str> {
+    detection.lost.iter().map(|lost| lost.site.as_str()).collect()
+}
+
+/// Two sites, with a first snapshot at 0 s and a poll at 1 s.
+fn two_sites() -> Script {
+    let mut script = Script::new("shard-0");
+    populate(&mut script, "a");
+    populate(&mut script, "b");
+    script.snapshot(0.0);
+    script.poll(1.0);
+    script
+}
+
+fn delete_site(script: &mut Script, name: &str, seconds: f64) {
+    delete_marked(script, name, seconds, None);
+}
+
+fn delete_marked(script: &mut Script, name: &str, seconds: f64, mark: Option<&str>) {
+    for table in script.tables.clone().into_iter().rev() {
+        let held = script.rows.get(&(site(name), table.def.name.clone())).copied().unwrap_or(0);
+        script.change_marked(name, &table.def.name, seconds, -held, mark);
+    }
+}
+
+#[test]
+fn a_deleted_site_is_found_with_its_position() {
+    let mut script = two_sites();
+    script.change("b", "issues", 8.0, 1);
+    let boundary = script.poll(9.0);
+    delete_site(&mut script, "a", 10.5);
+    script.poll(11.0);
+    let detection = found(&[&script], 5.0, 60.0);
+    assert_eq!(names(&detection), ["a"]);
+    let lost = &detection.lost[0];
+    assert!(lost.directory_row);
+    assert_eq!((lost.rows_before, lost.rows_after), (111, 0));
+    assert_eq!((lost.first_loss_at, lost.last_loss_at), (at(10.5), at(10.5)));
+    assert_eq!(lost.stores.len(), 6);
+    assert!(lost.stores.iter().all(|store| store.reached == Some(boundary)));
+    let incident = detection.incident("deleted", "detect", at(100.0));
+    let asked = &incident.sites[0];
+    assert_eq!((asked.target, asked.before.len()), (at(10.499_999), 6));
+    assert!(asked.before.values().all(|before| before.position > boundary.position));
+}
+
+#[test]
+fn deletions_before_and_after_the_window_do_not_count() {
+    let mut script = two_sites();
+    delete_site(&mut script, "a", 10.5);
+    script.poll(11.0);
+    delete_site(&mut script, "b", 30.5);
+    script.poll(31.0);
+    assert_eq!(names(&found(&[&script], 20.0, 60.0)), ["b"]);
+    assert_eq!(names(&found(&[&script], 5.0, 20.0)), ["a"]);
+    assert_eq!(names(&found(&[&script], 12.0, 20.0)), [""; 0]);
+    assert_eq!(names(&found(&[&script], 5.0, 60.0)), ["a", "b"]);
+}
+
+#[test]
+fn rows_that_come_back_are_not_lost() {
+    let mut script = two_sites();
+    script.change("a", "issues", 10.0, -10).change("a", "comments", 10.0, -10);
+    script.poll(11.0);
+    script.change("a", "issues", 12.0, 10).change("a", "comments", 12.0, 10);
+    script.poll(13.0);
+    delete_site(&mut script, "b", 14.0);
+    script.change("b", "sites", 14.5, 1);
+    script.poll(15.0);
+    assert_eq!(names(&found(&[&script], 5.0, 60.0)), ["b"], "b lost the rest of its rows");
+}
+
+#[test]
+fn half_is_not_most() {
+    let mut script = Script::new("shard-0");
+    script.change("a", "issues", 0.0, 20);
+    script.snapshot(0.0);
+    script.change("a", "issues", 10.0, -10);
+    script.poll(11.0);
+    assert_eq!(names(&found(&[&script], 5.0, 60.0)), [""; 0]);
+    script.change("a", "issues", 12.0, -1);
+    script.poll(13.0);
+    assert_eq!(names(&found(&[&script], 5.0, 60.0)), ["a"]);
+}
+
+#[test]
+fn a_row_that_changes_site_is_not_a_loss() {
+    let mut script = two_sites();
+    script.move_rows("a", "b", "issues", 10.0, 10).move_rows("a", "b", "comments", 10.0, 10);
+    script.move_rows("a", "b", "users", 10.0, 10).move_rows("a", "b", "groups", 10.0, 10);
+    script.move_rows("a", "b", "memberships", 10.0, 10).move_rows("a", "b", "pages", 10.0, 10);
+    script.poll(11.0);
+    assert_eq!(names(&found(&[&script], 5.0, 60.0)), [""; 0]);
+}
+
+#[test]
+fn a_site_that_moves_between_shards_is_not_lost() {
+    let mut old = two_sites();
+    let mut new = Script::new("shard-2");
+    new.snapshot(0.0);
+    for table in new.tables.clone() {
+        let rows = if table.def.name == "sites" { 1 } else { 10 };
+        new.change("a", &table.def.name, 10.0, rows);
+    }
+    new.poll(11.0);
+    delete_site(&mut old, "a", 12.0);
+    old.poll(13.0);
+    assert_eq!(names(&found(&[&old, &new], 5.0, 60.0)), [""; 0]);
+}
+
+#[test]
+fn what_muster_removed_is_listed_apart() {
+    let mut script = two_sites();
+    delete_marked(&mut script, "a", 10.0, Some("publish/site:a/metadata"));
+    script.poll(11.0);
+    let detection = found(&[&script], 5.0, 60.0);
+    assert_eq!(names(&detection), [""; 0]);
+    assert_eq!(detection.marked.iter().map(|loss| loss.rows).sum::<u64>(), 111);
+    assert!(detection.marked.iter().all(|loss| loss.site == site("a") && loss.first_at == at(10.0)));
+}
+
+#[test]
+fn a_site_that_muster_brought_back_is_not_lost_any_more() {
+    let mut script = two_sites();
+    delete_site(&mut script, "a", 10.0);
+    script.poll(11.0);
+    for table in script.tables.clone() {
+        let rows = if table.def.name == "sites" { 1 } else { 10 };
+        script.change_marked("a", &table.def.name, 20.0, rows, Some("publish/site:a/metadata"));
+    }
+    script.poll(21.0);
+    assert_eq!(names(&found(&[&script], 5.0, 15.0)), ["a"]);
+    assert_eq!(names(&found(&[&script], 5.0, 60.0)), [""; 0]);
+}
+
+#[test]
+fn an_ordinary_deletion_does_not_move_the_onset() {
+    let mut script = two_sites();
+    script.change("a", "issues", 5.0, 90);
+    script.poll(6.0);
+    script.change("a", "issues", 8.0, -1);
+    script.poll(9.0);
+    let boundary = script.poll(10.0);
+    delete_site(&mut script, "a", 10.5);
+    script.poll(11.0);
+    let detection = found(&[&script], 2.0, 60.0);
+    let jira =
+        detection.lost[0].stores.iter().find(|store| store.kind == kind("product:jira-software")).unwrap();
+    assert_eq!((jira.reached, jira.first_loss_at), (Some(boundary), at(10.5)));
+}
+
+#[test]
+fn a_deletion_that_a_poll_cut_in_two_starts_with_its_first_part() {
+    let mut script = two_sites();
+    script.change("a", "issues", 5.0, 90);
+    let boundary = script.poll(6.0);
+    script.change("a", "issues", 10.95, -2);
+    script.poll(11.0);
+    delete_site(&mut script, "a", 11.05);
+    script.poll(12.0);
+    let detection = found(&[&script], 7.0, 60.0);
+    let jira =
+        detection.lost[0].stores.iter().find(|store| store.kind == kind("product:jira-software")).unwrap();
+    assert_eq!(jira.reached, Some(boundary));
+}
+
+#[test]
+fn a_dropped_table_takes_its_rows_with_it() {
+    let mut script = Script::new("shard-0");
+    script.change("a", "issues", 0.0, 30).change("a", "sites", 0.0, 1);
+    script.snapshot(0.0);
+    let boundary = script.poll(10.0);
+    script.poll_with(20.0, vec![("issues", TableEventKind::Dropped)]);
+    let detection = found(&[&script], 15.0, 60.0);
+    assert_eq!(names(&detection), ["a"]);
+    assert_eq!(detection.table_losses.len(), 1);
+    let store = &detection.lost[0].stores[0];
+    assert_eq!((store.before.clone(), store.reached), (None, Some(boundary)));
+    assert_eq!(detection.lost[0].incident_site().target, boundary.at);
+}
+
+#[test]
+fn history_is_by_minute_and_table() {
+    let mut script = two_sites();
+    script.change("a", "issues", 61.0, 3);
+    script.poll(62.0);
+    script.change("a", "issues", 63.0, -1);
+    script.poll(64.0);
+    script.change_marked("a", "issues", 130.0, 1, Some("publish/site:a/metadata"));
+    script.poll(131.0);
+    let activity = history(&catalog(&[&script]), &site("a"));
+    let lines: Vec<_> =
+        activity.iter().map(|one| (one.minute, one.inserts, one.deletes, one.mark.is_some())).collect();
+    assert_eq!(lines, [(at(60.0), 3, 1, false), (at(120.0), 1, 0, true)]);
+}
+
+proptest! {
+    /// Many sites, some deleted whole at some time among ordinary work of all: exactly those are found, each with the
+    /// boundary before its own deletion.
+    #[test]
+    fn exactly_the_deleted_sites_are_found(
+        deletions in prop::collection::btree_map(0..8usize, 0..20usize, 0..8),
+        work in prop::collection::vec((0..8usize, 0..20usize, any::<bool>()), 0..60),
+    ) {
+        let mut script = Script::new("shard-0");
+        let name = |number: usize| format!("s{number}");
+        for number in 0..8 {
+            populate(&mut script, &name(number));
+            script.change(&name(number), "issues", 0.0, 90);
+        }
+        script.snapshot(0.0);
+        let mut boundaries = vec![script.poll(5.0)];
+        for round in 0..20usize {
+            // Ten seconds apart, so that ordinary deletions are not one action with what follows.
+            let seconds = 10.0 + round as f64 * 10.0;
+            for (number, _, insert) in work.iter().filter(|(_, when, _)| *when == round) {
+                if deletions.get(number).is_none_or(|when| *when > round) {
+                    script.change(&name(*number), "issues", seconds, if *insert { 2 } else { -1 });
+                }
+            }
+            for (number, _) in deletions.iter().filter(|(_, when)| **when == round) {
+                delete_site(&mut script, &name(*number), seconds + 1.0);
+            }
+            boundaries.push(script.poll(seconds + 2.0));
+        }
+        let detection = found(&[&script], 6.0, 1_000.0);
+        let mut found: Vec<(String, Vec<_>)> = detection.lost.iter().map(|lost| {
+            (lost.site.as_str().to_owned(), lost.stores.iter().map(|store| store.reached.unwrap()).collect())
+        }).collect();
+        found.sort();
+        let expected: Vec<(String, Vec<_>)> =
+            deletions.iter().map(|(number, round)| (name(*number), vec![boundaries[*round]; 6])).collect();
+        prop_assert_eq!(found, expected);
+    }
+}
