@@ -34,7 +34,7 @@ use crate::estimate::{self, Demands};
 use crate::graph::{self, KindGraph};
 use crate::index::CatalogIndex;
 use crate::inputs::{Objects, SiteTables, StoreInputs, assemble};
-use crate::stores::{Finder, FoundStore, note, states_at};
+use crate::stores::{Finder, FoundStore, states_at, unreadable};
 
 pub use crate::stores::{StoreToProbe, select_stores};
 
@@ -166,12 +166,7 @@ impl<'a> Draft<'a> {
         for store in found {
             match self.store(asked, store, &mut walked) {
                 Ok(planned) => stores.push(planned),
-                Err(problem) => {
-                    let subject = format!("{}/{}", asked.site, store.kind);
-                    let text = format!("shard {}: {problem}", store.source);
-                    let hint = "choose a target at or after the next snapshot of the shard";
-                    notes.push(note(Severity::Error, "unreadable-log", subject, text, hint));
-                }
+                Err(problem) => notes.push(unreadable(&asked.site, store, &problem)),
             }
         }
         SitePlan {

@@ -368,6 +368,13 @@ pub(crate) fn states_at<'a>(
     }
 }
 
+/// What to read for a store cannot be told.
+pub(crate) fn unreadable(site: &SiteId, store: &FoundStore, problem: &InputError) -> Note {
+    let text = format!("shard {}: {problem}", store.source);
+    let hint = "choose a target at or after the next snapshot of the shard";
+    note(Severity::Error, "unreadable-log", format!("{site}/{}", store.kind), text, hint)
+}
+
 /// Builds a note.
 pub(crate) fn note(
     severity: Severity,

@@ -40,7 +40,8 @@ use muster_types::{SiteId, StoreId};
 
 use crate::graph::KindGraph;
 use crate::index::CatalogIndex;
-use crate::stores::{Finder, note};
+use crate::inputs::{InputError, Objects, assemble};
+use crate::stores::{Finder, FoundStore, note, states_at, unreadable};
 
 pub use live::KEY_HELD;
 pub(crate) use live::{forecast_notes, plan_notes};
@@ -66,13 +67,28 @@ pub fn check(
     let finder = Finder { topology, index: &index, graph: &graph };
     let mut survey = Survey::new(&finder, &plan.request);
     for asked in unique(&plan.request.incident) {
-        survey.site(asked, &finder.stores_of(asked));
+        let found = finder.stores_of(asked);
+        survey.site(asked, &found);
+        let unread = found.stores.iter().filter(|store| store.rows > 0);
+        survey.notes.extend(unread.filter_map(|store| {
+            let problem = readable(&index, asked, store).err()?;
+            Some(unreadable(&asked.site, store, &problem))
+        }));
     }
     let mut notes = survey.finish();
     notes.extend(plan_notes(plan, topology, catalog, live));
     notes.extend(forecast_notes(plan));
     sort(&mut notes);
     notes
+}
+
+/// The inputs of a store can be told from the catalog.
+fn readable(index: &CatalogIndex<'_>, asked: &IncidentSite, store: &FoundStore) -> Result<(), InputError> {
+    let states = states_at(index, &asked.site, &store.source, &store.point)?;
+    let Some(shard) = index.shard(&store.source) else { return Ok(()) };
+    let incarnation = &shard.incarnations[store.point.number];
+    assemble(incarnation, &states, &store.kind, store.point.boundary, &mut Objects::default())?;
+    Ok(())
 }
 
 /// The first entry of each site.
