@@ -2,7 +2,7 @@
 # The public tools that the break-glass test restores a store with. Installs what is missing where it can.
 set -euo pipefail
 missing=()
-for tool in zstd sqlite3 python3; do
+for tool in zstd jq sqlite3 python3; do
     command -v "$tool" >/dev/null || missing+=("$tool")
 done
 [ ${#missing[@]} -eq 0 ] && exit 0

@@ -1,0 +1,56 @@
+//! `muster check`: the topology, the shards against it, and what the repository covers.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use muster_stores::sqlite;
+use muster_types::ShardName;
+use muster_types::table::TableDef;
+use muster_types::topology::{DriverConfig, Topology};
+
+use crate::{context, exit, print};
+
+/// Arguments of `muster check`.
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {}
+
+pub(crate) async fn run(path: &Path, _args: CheckArgs) -> Result<ExitCode> {
+    let topology = context::topology(path)?;
+    let mut problems = Vec::new();
+    for shard in topology.shards.keys() {
+        match live_tables(&topology, shard) {
+            Ok(live) => problems.extend(topology.check_shard(shard, &live).iter().map(ToString::to_string)),
+            Err(error) => problems.push(format!("{error:#}")),
+        }
+    }
+    let kinds: Vec<String> = topology.kinds_in_order().iter().map(ToString::to_string).collect();
+    print::data(format!(
+        "{}: {} shards, {} tables; kinds in order: {}",
+        topology.fleet,
+        topology.shards.len(),
+        topology.tables.len(),
+        kinds.join(" → ")
+    ));
+    for problem in &problems {
+        print::data(format!("problem: {problem}"));
+    }
+    if problems.is_empty() {
+        print::data("the shards are as the topology says");
+        return Ok(ExitCode::SUCCESS);
+    }
+    print::talk(format!("{} problems", problems.len()));
+    Ok(ExitCode::from(exit::Exit::Input as u8))
+}
+
+/// The tables that a shard really has, without Muster's own.
+pub(crate) fn live_tables(topology: &Topology, shard: &ShardName) -> Result<Vec<TableDef>> {
+    let Some(config) = topology.shards.get(shard) else { return Ok(Vec::new()) };
+    match &config.driver {
+        DriverConfig::Sqlite { path } => {
+            let failed = || format!("failed to read the tables of shard {shard} in `{}`", path.display());
+            sqlite::live_definitions(path).with_context(failed)
+        }
+    }
+}

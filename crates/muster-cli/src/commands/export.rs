@@ -1,0 +1,94 @@
+//! `muster export`: a site as it was, in files that sqlite3 or psql load.
+
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, ValueEnum};
+use muster_inspect::export::{self, Dialect};
+use muster_inspect::{InspectError, SiteAt, StoreAt};
+use muster_types::SiteId;
+
+use crate::context::Context;
+use crate::{exit, print, select};
+
+/// Arguments of `muster export`.
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// The site, as `site:ID`.
+    site: String,
+    /// The moment: RFC 3339, `now`, or `5m ago`.
+    #[arg(long, value_name = "TIME")]
+    at: String,
+    /// The folder to write into, one file a store; files that are there are not overwritten.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// What will load the files.
+    #[arg(long, value_enum, default_value_t = Format::Sqlite)]
+    format: Format,
+    /// Begin each file with the tables' definitions, for loading into an empty database.
+    #[arg(long)]
+    with_definitions: bool,
+}
+
+/// What will load the files.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    /// `sqlite3 FILE < export.sql`
+    Sqlite,
+    /// `psql -f export.sql`
+    Postgres,
+}
+
+pub(crate) async fn run(topology: &Path, args: ExportArgs) -> Result<ExitCode> {
+    let site: SiteId = args.site.parse().map_err(exit::input)?;
+    let at = select::moment(&args.at)?;
+    let dialect = match args.format {
+        Format::Sqlite => Dialect::Sqlite,
+        Format::Postgres => Dialect::Postgres,
+    };
+    let context = Context::open(topology).await?;
+    let catalog = context.catalog_of([site.clone()]).await?;
+    let found = SiteAt::find(&context.topology, &catalog, &site, at)?;
+    std::fs::create_dir_all(&args.out).with_context(|| format!("failed to create `{}`", args.out.display()))?;
+    for store in &found.stores {
+        let path = args.out.join(format!("{}.{}.sql", site.as_str(), store.store.store.kind.file_name()));
+        let rows = write_store(&context, store, dialect, args.with_definitions, &path).await?;
+        print::data(format!("{}\t{rows} rows\tas of {}", path.display(), store.store.point.boundary.at));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn write_store(
+    context: &Context,
+    store: &StoreAt,
+    dialect: Dialect,
+    with_definitions: bool,
+    path: &Path,
+) -> Result<u64> {
+    let failed = || format!("failed to write `{}`", path.display());
+    let mut out = BufWriter::new(File::create_new(path).with_context(failed)?);
+    let mut rows = 0;
+    export::begin(dialect, &mut out).with_context(failed)?;
+    for table in store.tables() {
+        export::begin_table(dialect, table, with_definitions, &mut out).with_context(failed)?;
+        let mut written: Result<(), InspectError> = Ok(());
+        let read = store
+            .rows(&context.repository, &table.def.name, |batch| {
+                for row in &batch {
+                    if written.is_ok() {
+                        written = export::row(dialect, table, row, &mut out);
+                    }
+                }
+            })
+            .await?;
+        written.with_context(failed)?;
+        rows += read.rows;
+        export::end_table(dialect, &mut out).with_context(failed)?;
+    }
+    export::end(&mut out).with_context(failed)?;
+    out.flush().with_context(failed)?;
+    Ok(rows)
+}

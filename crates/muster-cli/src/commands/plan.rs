@@ -1,0 +1,211 @@
+//! `muster plan`: decide everything about a restore and write it down.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, ValueEnum};
+use muster_engine::driver::StoreProbe;
+use muster_plan::planner::{self, PlanInput, StoreToProbe};
+use muster_types::catalog::Catalog;
+use muster_types::format::{self, FORMAT};
+use muster_types::incident::{Incident, IncidentSite};
+use muster_types::plan::{LiveStore, Plan, Severity};
+use muster_types::request::{PlanRequest, ProofLevel};
+use muster_types::{ShardName, SiteId, StoreId, Timestamp};
+
+use crate::commands::plan_view;
+use crate::context::{self, Context};
+use crate::select::{self, SiteFilter, SiteIds};
+use crate::{exit, print};
+
+/// Arguments of `muster plan`.
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// The incident file that `muster detect` wrote, with a target time per site.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["sites", "sites_file", "to", "region", "tier", "shard"])]
+    incident: Option<PathBuf>,
+    #[command(flatten)]
+    ids: SiteIds,
+    #[command(flatten)]
+    filter: SiteFilter,
+    /// The moment to return to: RFC 3339 or `5m ago`; each store reaches its last recovery point at or before it.
+    #[arg(long, value_name = "TIME")]
+    to: Option<String>,
+    /// Where to write the plan.
+    #[arg(long, value_name = "FILE", default_value = "plan.json")]
+    out: PathBuf,
+    /// How much of the neighbours is proven untouched; `full` also digests each touched shard before and after.
+    #[arg(long, value_enum, default_value_t = Proof::Marked)]
+    proof: Proof,
+    /// Replace the live rows of this site.
+    #[arg(long, value_name = "SITE")]
+    overwrite: Vec<SiteId>,
+    /// Let the publish of this store block other writers beyond its shard's bound.
+    #[arg(long, value_name = "STORE")]
+    accept_block: Vec<StoreId>,
+    /// Accept the loss that a gap in a shard's log means, as its note names it.
+    #[arg(long, value_name = "GAP")]
+    accept_gap: Vec<String>,
+    /// Print the plan as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// How much of the neighbours is proven untouched.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Proof {
+    /// What the run wrote is read back from the change logs.
+    Marked,
+    /// Also digest the neighbours before and after.
+    Full,
+}
+
+pub(crate) async fn run(topology: &Path, args: PlanArgs) -> Result<ExitCode> {
+    let context = Context::open(topology).await?;
+    let incident = incident(&context, &args).await?;
+    let request = PlanRequest {
+        incident,
+        proof: match args.proof {
+            Proof::Marked => ProofLevel::Marked,
+            Proof::Full => ProofLevel::Full,
+        },
+        overwrite: args.overwrite.iter().cloned().collect(),
+        accept_block: args.accept_block.iter().cloned().collect(),
+        accept_gap: args.accept_gap.iter().cloned().collect(),
+    };
+    let plan = make(&context, &request).await?;
+    write(&plan, &args.out)?;
+    if args.json {
+        print::data(serde_json::to_string_pretty(&plan)?);
+    } else {
+        plan_view::show(&plan);
+    }
+    print::talk(format!("wrote {} · holds its objects until {}", args.out.display(), plan.expires_at));
+    if plan.worst() == Some(Severity::Fatal) {
+        print::talk("this plan cannot be applied: see the fatal notes");
+        return Ok(ExitCode::from(exit::Exit::Input as u8));
+    }
+    let excluded = planner::held_back(&plan.notes).len();
+    if excluded > 0 {
+        print::talk(format!("{excluded} sites are left out: see their notes"));
+        return Ok(ExitCode::from(exit::Exit::Partial as u8));
+    }
+    print::talk(format!("next: muster apply {}", args.out.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the catalog, asks the drivers, plans.
+pub(crate) async fn make(context: &Context, request: &PlanRequest) -> Result<Plan> {
+    let sites = &request.incident.sites;
+    let mut catalog = context.catalog_of(sites.iter().map(|site| site.site.clone())).await?;
+    muster_inspect::read_facts(&context.repository, &context.topology, &mut catalog, sites).await?;
+    let probes = planner::select_stores(&context.topology, &catalog, sites)?;
+    let live = probe(context, &probes).await?;
+    let now = context::now();
+    Ok(planner::plan(PlanInput { topology: &context.topology, catalog: &catalog, request, live: &live, now })?)
+}
+
+/// Asks every shard's driver for the live state of the stores that go there.
+async fn probe(context: &Context, stores: &[StoreToProbe]) -> Result<BTreeMap<StoreId, LiveStore>> {
+    let mut by_shard: BTreeMap<&ShardName, Vec<StoreProbe>> = BTreeMap::new();
+    for store in stores {
+        let probe = StoreProbe { store: store.store.clone(), tables: store.tables.clone() };
+        by_shard.entry(&store.shard).or_default().push(probe);
+    }
+    let drivers = context.drivers();
+    let mut live = BTreeMap::new();
+    for (shard, probes) in by_shard {
+        let Some(driver) = drivers.get(shard) else { continue };
+        let answers = driver.probe(&probes).await.with_context(|| format!("failed to look at shard {shard}"))?;
+        live.extend(probes.into_iter().map(|probe| probe.store).zip(answers));
+    }
+    Ok(live)
+}
+
+async fn incident(context: &Context, args: &PlanArgs) -> Result<Incident> {
+    if let Some(path) = &args.incident {
+        return read_incident(path);
+    }
+    let Some(to) = &args.to else {
+        return Err(exit::input("which moment? name it with --to TIME, or give an --incident file"));
+    };
+    let target = select::moment(to)?;
+    let (mut sites, repeated) = args.ids.resolve()?;
+    let mut id_source = "named on the command line".to_owned();
+    if let Some(path) = &args.ids.sites_file {
+        id_source = format!("file {}", path.display());
+    }
+    if args.filter.is_set() {
+        sites.extend(filtered(context, &args.filter, target).await?);
+        id_source = format!("filter {}", args.filter);
+    }
+    // A site that was named twice stays twice: the plan has a note on it.
+    sites.extend(repeated);
+    if sites.is_empty() {
+        return Err(exit::input(
+            "no site is selected: name sites as site:ID, or use --sites-file, --region, --tier, --shard or --incident",
+        ));
+    }
+    let one = |site| IncidentSite { site, target, outage_at: None, before: BTreeMap::new(), note: None };
+    Ok(Incident {
+        format: FORMAT,
+        title: format!("restore of {} sites to {target}", sites.len()),
+        declared_at: context::now(),
+        id_source,
+        sites: sites.into_iter().map(one).collect(),
+    })
+}
+
+/// The sites that matched the filter at the target, by what the directory said then.
+async fn filtered(context: &Context, filter: &SiteFilter, target: Timestamp) -> Result<BTreeSet<SiteId>> {
+    let mut catalog: Catalog = context.catalog_of_all().await?;
+    let all: Vec<IncidentSite> = catalog
+        .sites
+        .keys()
+        .map(|site| IncidentSite { site: site.clone(), target, outage_at: None, before: BTreeMap::new(), note: None })
+        .collect();
+    muster_inspect::read_facts(&context.repository, &context.topology, &mut catalog, &all).await?;
+    Ok(catalog.sites.iter().filter(|(_, site)| filter.matches(site)).map(|(id, _)| id.clone()).collect())
+}
+
+/// Reads an incident file.
+pub(crate) fn read_incident(path: &Path) -> Result<Incident> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| exit::input(format!("failed to read the incident `{}`: {error}", path.display())))?;
+    let incident: Incident = toml::from_str(&text)
+        .map_err(|error| exit::input(format!("`{}` is not an incident file: {error}", path.display())))?;
+    format::accept(&path.display().to_string(), incident.format).map_err(exit::input)?;
+    if incident.sites.is_empty() {
+        return Err(exit::input(format!("the incident `{}` names no site: there is nothing to plan", path.display())));
+    }
+    Ok(incident)
+}
+
+/// Reads a plan file, checking its format and that its content has its id.
+pub(crate) fn read(path: &Path) -> Result<Plan> {
+    let failed = |error: &dyn std::fmt::Display| exit::input(format!("`{}` is not a plan: {error}", path.display()));
+    let text = std::fs::read(path)
+        .map_err(|error| exit::input(format!("failed to read the plan `{}`: {error}", path.display())))?;
+    #[derive(serde::Deserialize)]
+    struct Head {
+        format: u32,
+    }
+    let head: Head = serde_json::from_slice(&text).map_err(|error| failed(&error))?;
+    format::accept(&path.display().to_string(), head.format).map_err(exit::input)?;
+    let plan: Plan = serde_json::from_slice(&text).map_err(|error| failed(&error))?;
+    if plan.content_id() != plan.id {
+        return Err(exit::refused(format!(
+            "the plan `{}` was changed after it was made: its id {} is not that of its content; plan again",
+            path.display(),
+            plan.id
+        )));
+    }
+    Ok(plan)
+}
+
+fn write(plan: &Plan, path: &Path) -> Result<()> {
+    let text = serde_json::to_vec(plan)?;
+    std::fs::write(path, text).with_context(|| format!("failed to write the plan `{}`", path.display()))
+}
