@@ -166,6 +166,7 @@ mod tests {
         assert_eq!(kind("NoSuchBucket", 404), Some(RepoErrorKind::NoBucket));
         assert_eq!(kind("SlowDown", 503), Some(RepoErrorKind::Unavailable));
         assert_eq!(kind("XMinioStorageFull", 507), Some(RepoErrorKind::Full));
+        assert_eq!(kind("StorageFull", 507), Some(RepoErrorKind::Full), "the embedded server's");
         assert!(matches!(sort_answer("", "PreconditionFailed", 412, ""), Failure::Refused));
         assert!(matches!(sort_answer("", "ConditionalRequestConflict", 409, ""), Failure::Refused));
         assert!(matches!(sort_answer("", "NoSuchKey", 404, ""), Failure::Absent));

@@ -137,3 +137,27 @@ async fn sites_are_listed_from_pages_and_indexes() {
     let found = muster_repo::catalog::list_sites(&repository, None).await.unwrap();
     assert_eq!(found.keys().cloned().collect::<Vec<_>>(), [site(1), site(2)]);
 }
+
+#[tokio::test]
+async fn who_takes_the_rows_may_refuse_them() {
+    let (_, repository, _) = captured().await;
+    let (input, objects) = inputs(&repository).await.remove(0);
+    let reader =
+        RangeReader::new(Arc::clone(repository.objects()), ranges(&input, &objects), RangeLimits::default());
+    let refusal = RepoError::new(RepoErrorKind::Local, "no room for rows", "make room");
+    let table = &tables()[0];
+    let done = rows::table_rows(&reader, table, &input, &objects, 1 << 20, |_| async {
+        Err::<(), RepoError>(refusal.clone())
+    });
+    assert_eq!(done.await, Err(refusal.clone()));
+}
+
+#[test]
+fn a_full_disk_is_told_from_other_failures() {
+    let mut spool = muster_repo::SegmentSpool::new(std::path::Path::new("/dev/full"));
+    let table = spool.table(&tables()[0]);
+    spool.reread_row(Some(&site(1)), table, &crate::model::row("s-001", 1, None)).unwrap();
+    let failed = spool.finish().unwrap_err();
+    assert_eq!(failed.kind, RepoErrorKind::Full, "{failed}");
+    assert!(failed.message.contains("/dev/full"), "{failed}");
+}

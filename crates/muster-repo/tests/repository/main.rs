@@ -4,6 +4,7 @@
 mod chain;
 mod creation;
 mod damage;
+mod log;
 mod model;
 mod range;
 mod round_trip;

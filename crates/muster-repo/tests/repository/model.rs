@@ -143,6 +143,15 @@ impl Shard {
         sorted(own.map(|((owner, _, key), text)| row(owner, *key, text.as_deref())).collect())
     }
 
+    /// Changes with positions in `(after, upto]`, ascending.
+    pub(crate) fn changes_between(&self, after: u64, upto: u64, marked_only: bool) -> Vec<Change> {
+        let inside = |change: &&(u8, usize, bool, Change)| {
+            let position = change.3.stamp.key.position.0;
+            position > after && position <= upto && (change.2 || !marked_only)
+        };
+        self.changes.iter().filter(inside).map(|(_, _, _, change)| change.clone()).collect()
+    }
+
     pub(crate) async fn snapshot(&self, repository: &Repository, incarnation: &Incarnation, position: u64) {
         let dir = tempfile::tempdir().unwrap();
         let id = muster_repo::snapshot::new_snapshot_id(Position(position));
