@@ -77,8 +77,7 @@ impl Look<'_> {
     fn rows(&mut self, store: &StoreId, probe: &StoreProbe) -> Result<u64, DriverError> {
         if !self.counts.contains_key(&store.kind) {
             let mut counts = Counts::new();
-            let tables = kind_tables(self.shard, &store.kind, &probe.tables);
-            for (table, owner) in tables {
+            for (table, owner) in kind_tables(self.shard, &store.kind, &probe.tables) {
                 if self.definition(&table)?.is_some() {
                     self.count(&table, &owner, &mut counts)?;
                 }

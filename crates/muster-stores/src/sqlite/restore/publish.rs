@@ -76,7 +76,7 @@ fn prepare(conn: &Connection, work: &StoreWork, live: &LiveTables) -> rusqlite::
                 (quote(&column.name), column.default_sql.as_deref().unwrap_or("NULL"));
             let there = conn
                 .query_row(
-                    "SELECT 1 FROM stage.pragma_table_info(?1) WHERE name = ?2",
+                    "SELECT 1 FROM pragma_table_info(?1, 'stage') WHERE name = ?2",
                     [table.name(), column.name.as_str()],
                     |_| Ok(()),
                 )

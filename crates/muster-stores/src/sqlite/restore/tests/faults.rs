@@ -11,23 +11,23 @@ async fn a_crash_before_the_commit_leaves_nothing_and_can_be_repeated() {
     let work = fixture.work("r1", 1, "site:a/identity");
     let rows = fixture.rows(&work);
     fixture.delete("a");
-    let before = fixture.everything();
+    let (before, traced) = (fixture.everything(), traces(&fixture));
     let whole = fixture.driver.clone();
     let fixture = fixture.with_fault(Fault::Abandon);
     let error = fixture.restore(&work, &rows).await.unwrap_err();
     assert_eq!(error.class, ErrorClass::Ambiguous);
     assert_eq!(fixture.everything(), before);
     assert_eq!(whole.fence(&work.run, work.epoch).await.unwrap(), []);
-    let traces: i64 = fixture
-        .app()
-        .query_row("SELECT (SELECT count(*) FROM _muster_change) + (SELECT count(*) FROM _muster_mark)", [], |row| {
-            row.get(0)
-        })
-        .unwrap();
-    assert_eq!(traces, 0);
+    assert_eq!(traces(&fixture), traced);
     let staged = whole.digest_staged(&work).await.unwrap();
     assert_eq!(whole.publish(&work, &staged).await.unwrap().rows, 2);
     assert_eq!(fixture.rows(&work), rows);
+}
+
+/// Changes and marks in the shard's log.
+fn traces(fixture: &Fixture) -> (i64, i64) {
+    let sql = "SELECT (SELECT count(*) FROM _muster_change), (SELECT count(*) FROM _muster_mark)";
+    fixture.app().query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap()
 }
 
 #[tokio::test]
@@ -36,9 +36,13 @@ async fn stray_writes_are_seen_and_undone() {
         ("UPDATE users SET email = 'stray' WHERE id = 2000", "a row of table `users` was updated"),
         ("DELETE FROM users WHERE id = 2001", "1 rows were deleted from `users` instead of 0"),
         ("INSERT INTO users VALUES (9, 'b', NULL, NULL)", "3 rows were inserted into `users` instead of 2"),
-        ("INSERT OR REPLACE INTO users VALUES (9, 'b', 'c@x', NULL)", "rows were inserted into `users`"),
+        (
+            "INSERT OR REPLACE INTO users VALUES (2001, 'b', 'x', NULL)",
+            "3 rows were inserted into `users` instead of 2",
+        ),
+        ("DELETE FROM users WHERE id = 3000", "table `projects`, which is not the store's, was changed"),
         ("DELETE FROM comments WHERE id = 'b-1'", "table `comments`, which is not the store's, was changed"),
-        ("INSERT INTO audit VALUES ('stray')", "table `audit`, which is not the store's, was changed"),
+        ("INSERT INTO audit(what) VALUES ('stray')", "1 rows were inserted into `audit` instead of 0"),
         ("DELETE FROM settings", "table `settings`, which is not the store's, was changed"),
     ] {
         let fixture = Fixture::new().with_fault(Fault::StrayWrite { sql: sql.into() });
@@ -61,7 +65,10 @@ async fn staged_rows_that_are_other_rows_than_expected_are_seen() {
     fixture.delete("a");
     let staged = fixture.prepare(&work, &rows).await.unwrap();
     let file = fixture.dir.path().join("shard.db.muster/r1/a.identity.db");
-    rusqlite::Connection::open(file).unwrap().execute_batch("UPDATE users SET email = 'x' WHERE id = 1000").unwrap();
+    rusqlite::Connection::open(file)
+        .unwrap()
+        .execute_batch("UPDATE users SET email = 'x' WHERE id = 1000")
+        .unwrap();
     let error = fixture.driver.publish(&work, &staged).await.unwrap_err();
     assert!(error.message.contains("are other rows than those meant"), "{error}");
     assert_eq!(fixture.rows(&work), []);

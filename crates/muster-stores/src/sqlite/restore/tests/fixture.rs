@@ -15,9 +15,10 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
+use crate::capture::CaptureSource;
+use crate::sqlite::capture::SqliteSource;
 use crate::sqlite::restore::SqliteDriver;
 use crate::sqlite::schema::{quote, read_table};
-use crate::sqlite::system;
 use crate::sqlite::value::read_row;
 
 pub(super) const SCHEMA: &str = "
@@ -34,8 +35,8 @@ CREATE TABLE comments(id TEXT PRIMARY KEY NOT NULL, issue_id INTEGER NOT NULL RE
   WITHOUT ROWID;
 CREATE INDEX comments_issue ON comments(issue_id);
 CREATE TABLE settings(site TEXT NOT NULL, k NOT NULL, v, n INTEGER, PRIMARY KEY(site, k));
-CREATE TABLE audit(what TEXT);
-CREATE TRIGGER users_audit AFTER INSERT ON users BEGIN INSERT INTO audit VALUES ('user ' || NEW.id); END;
+CREATE TABLE audit(id INTEGER PRIMARY KEY, what TEXT);
+CREATE TRIGGER users_audit AFTER INSERT ON users BEGIN INSERT INTO audit(what) VALUES ('user ' || NEW.id); END;
 ";
 
 /// Tables by name, kind, owner; parents first.
@@ -108,34 +109,13 @@ impl Fixture {
         conn.execute_batch(&sql).unwrap();
     }
 
-    /// What capture would have installed, without its triggers.
+    /// Installs capture, or brings it up to date.
     pub(super) fn install(&self) {
-        let conn = self.app();
-        system::ensure_capture_tables(&conn).unwrap();
-        conn.execute_batch("INSERT OR REPLACE INTO _muster_state VALUES (1, 1, '0001-aaaaaaaa', 0, NULL, NULL)").unwrap();
-        for (table, kind, owner) in declared() {
-            let def = read_table(&conn, table).unwrap().unwrap();
-            system::ensure_value_columns(&conn, system::CHANGE, def.stored_columns().count()).unwrap();
-            conn.execute(
-                "INSERT INTO _muster_table (name, kind, owner, def, objects, generation) VALUES (?1, ?2, ?3, ?4, '', 1) \
-                 ON CONFLICT (name) DO UPDATE SET def = ?4",
-                [table, kind, &serde_json::to_string(&owner).unwrap(), &serde_json::to_string(&def).unwrap()],
-            )
-            .unwrap();
-        }
-        for (table, owner) in [("projects", 1), ("issues", 2)] {
-            let map = system::OwnerMap { table: table.into(), key: "id".into() };
-            if system::has_table(&conn, &map.name()).unwrap() {
-                continue;
-            }
-            for (_, sql) in system::owner_map_ddl(&map, ("INTEGER", "BINARY"), None) {
-                conn.execute_batch(&sql).unwrap();
-            }
-            let owner = &declared()[owner].2;
-            let (site, parent) = (system::site_sql(owner, "t"), system::parent_sql(owner, "t"));
-            let fill = format!("INSERT INTO {} SELECT t.id, {parent}, {site}, NULL FROM {table} t", quote(&map.name()));
-            conn.execute_batch(&fill).unwrap();
-        }
+        self.source().init().unwrap();
+    }
+
+    pub(super) fn source(&self) -> SqliteSource {
+        SqliteSource::new(self.path(), config())
     }
 
     /// Deletes a site as a script would.
@@ -254,8 +234,10 @@ impl Fixture {
 }
 
 pub(super) fn config() -> BTreeMap<String, TableConfig> {
+    let reference = ("audit", "identity", Owner::Reference);
     declared()
         .into_iter()
+        .chain([reference])
         .map(|(name, kind, owner)| (name.to_owned(), TableConfig { kind: kind.parse().unwrap(), owner }))
         .collect()
 }

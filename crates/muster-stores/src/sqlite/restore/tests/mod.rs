@@ -1,5 +1,6 @@
 //! Tests of the driver as a whole, on a real file.
 
+mod captured_again;
 mod faults;
 mod fixture;
 mod proofs;

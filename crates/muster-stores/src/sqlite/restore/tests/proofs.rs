@@ -50,9 +50,13 @@ async fn a_publish_is_logged_whole_with_its_mark_and_leaves_neighbours_alone() {
     let fixture = Fixture::new();
     let (before, after, changes) = observed(&fixture).await;
     assert_eq!(expected(&before, &changes, &BTreeSet::from(["a"])).finish(), after.digest);
-    assert_eq!((before.rows, after.rows), (28, 28));
+    assert_eq!((before.rows, after.rows), (34, 34));
     let work = fixture.work("r1", 1, "site:a/identity");
-    assert!(changes.iter().all(|change| change.mark == Some(work.mark()) && change.site == Some(work.store.site.clone())));
+    assert!(
+        changes
+            .iter()
+            .all(|change| change.mark == Some(work.mark()) && change.site == Some(work.store.site.clone()))
+    );
     let rows = changes.iter().map(|change| match &change.change.op {
         Op::Insert { new } => (0, new.clone()),
         other => panic!("{other:?}"),

@@ -6,7 +6,11 @@ use muster_types::{Epoch, RunId};
 use super::fixture::{Fixture, site, store};
 
 /// The error of a restore that must change nothing.
-async fn refused(fixture: &Fixture, work: &muster_engine::driver::StoreWork, rows: &super::fixture::Rows) -> DriverError {
+async fn refused(
+    fixture: &Fixture,
+    work: &muster_engine::driver::StoreWork,
+    rows: &super::fixture::Rows,
+) -> DriverError {
     let before = fixture.everything();
     let error = fixture.restore(work, rows).await.unwrap_err();
     assert_eq!(fixture.everything(), before, "a refused publish changed something");
@@ -40,8 +44,15 @@ async fn a_store_is_claimed_by_one_open_run() {
     assert_eq!(fixture.driver.claim(&one, Epoch(1), &[a.clone()]).await.unwrap(), []);
     let refused = fixture.driver.claim(&two, Epoch(1), &[a.clone(), b.clone()]).await.unwrap();
     assert_eq!(refused, [ClaimRefusal { store: a.clone(), held_by: one.clone() }]);
-    let live = fixture.driver.probe(&[fixture.probe_of("site:a/identity"), fixture.probe_of("site:b/identity")]).await.unwrap();
-    assert_eq!(live.iter().map(|one| one.claimed_by.as_deref()).collect::<Vec<_>>(), [Some("r1"), Some("r2")]);
+    let live = fixture
+        .driver
+        .probe(&[fixture.probe_of("site:a/identity"), fixture.probe_of("site:b/identity")])
+        .await
+        .unwrap();
+    assert_eq!(
+        live.iter().map(|one| one.claimed_by.as_deref()).collect::<Vec<_>>(),
+        [Some("r1"), Some("r2")]
+    );
     // Only the holder's release counts.
     fixture.driver.release(&two, &[a.clone()]).await.unwrap();
     assert_eq!(fixture.driver.claim(&two, Epoch(1), &[a.clone()]).await.unwrap().len(), 1);
@@ -127,7 +138,10 @@ async fn a_tables_own_conflict_clause_cannot_remove_a_neighbours_row() {
     let work = fixture.work("r1", 1, "site:a/product:jira");
     let rows = fixture.rows(&work);
     fixture.delete("a");
-    fixture.app().execute_batch("PRAGMA foreign_keys=OFF; UPDATE settings SET k = 'a1' WHERE k = 'b1'").unwrap();
+    fixture
+        .app()
+        .execute_batch("PRAGMA foreign_keys=OFF; UPDATE settings SET k = 'a1' WHERE k = 'b1'")
+        .unwrap();
     let identity = fixture.work("r1", 1, "site:a/identity");
     let users = rows_of_users(&fixture);
     fixture.restore(&identity, &users).await.unwrap();
@@ -136,8 +150,8 @@ async fn a_tables_own_conflict_clause_cannot_remove_a_neighbours_row() {
 }
 
 fn rows_of_users(fixture: &Fixture) -> super::fixture::Rows {
-    // The users of site b under the ids of site a.
-    fixture.app().execute_batch("UPDATE users SET site = 'a', id = id - 1000, boss = NULL WHERE site = 'b'").unwrap();
+    let sql = "PRAGMA foreign_keys=OFF; INSERT INTO users VALUES (1000, 'a', 'a@x', NULL)";
+    fixture.app().execute_batch(sql).unwrap();
     let rows = fixture.rows(&fixture.work("r1", 1, "site:a/identity"));
     fixture.app().execute_batch("PRAGMA foreign_keys=OFF; DELETE FROM users WHERE site = 'a'").unwrap();
     rows
@@ -151,7 +165,9 @@ async fn a_missing_parent_is_named() {
     fixture.delete("a");
     let error = refused(&fixture, &work, &rows).await;
     assert!(
-        error.message.ends_with("a row of table `projects` refers by (lead) to (1000) of table `users`, which is not there"),
+        error.message.ends_with(
+            "a row of table `projects` refers by (lead) to (1000) of table `users`, which is not there"
+        ),
         "{error}"
     );
 }
@@ -219,7 +235,10 @@ async fn a_publish_above_its_bound_is_undone() {
     fixture.delete("a");
     work.writer_block_milliseconds_max = Some(0);
     let error = refused(&fixture, &work, &rows).await;
-    assert!(error.message.contains("site:a/identity") && error.message.contains("longer than 0 ms"), "{error}");
+    assert!(
+        error.message.contains("site:a/identity") && error.message.contains("longer than 0 ms"),
+        "{error}"
+    );
     assert_eq!(error.class, ErrorClass::Permanent);
     work.writer_block_milliseconds_max = Some(60_000);
     fixture.restore(&work, &rows).await.unwrap();
