@@ -91,10 +91,10 @@ async fn a_truncated_pack_costs_only_the_sites_behind_the_cut() {
 }
 
 #[tokio::test]
-async fn rows_that_no_longer_add_up_are_refused() {
+async fn base_rows_with_another_digest_are_refused() {
     let (_, repository, _) = captured().await;
     let mut inputs = inputs(&repository).await;
-    // A plan that leaves out a segment: nothing is damaged, and the rows are not those of the recovery point.
+    // Every chunk is as its manifest says, and yet the rows are not those that were digested when captured.
     let base = inputs[0].0.base.as_mut().unwrap();
     base.rows_digest = muster_types::Digest::of(b"another");
     let failed = read(&repository, &inputs, 0).await.unwrap_err();
