@@ -1,5 +1,12 @@
 //! What `detect` makes of scripted histories.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a failed test may say so by a panic"
+)]
+
 mod support;
 
 use muster_plan::{DetectOptions, Detection, detect, history};

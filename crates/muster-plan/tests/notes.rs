@@ -1,5 +1,12 @@
 //! Every code of the checker.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a failed test may say so by a panic"
+)]
+
 mod support;
 
 use std::collections::BTreeMap;
@@ -229,7 +236,7 @@ fn licensed_without_store() {
     script.poll(10.0);
     let mut case = Case::of(&[&script]);
     case.facts(|facts| {
-        facts.licensed = vec![kind("metadata"), kind("product:confluence"), kind("app:unheard-of")]
+        facts.licensed = vec![kind("metadata"), kind("product:confluence"), kind("app:unheard-of")];
     });
     case.expect("licensed-without-store", Severity::Warning, "site:a/product:confluence");
     case.expect("licensed-without-store", Severity::Warning, "site:a/app:unheard-of");

@@ -1,5 +1,12 @@
 //! Plans: their shape, their order, their determinism.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a failed test may say so by a panic"
+)]
+
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
