@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures::StreamExt as _;
 use s3s::dto::*;
 use s3s::{S3, S3Error, S3Request, S3Response, S3Result, s3_error};
 use s3s_fs::FileSystem;
@@ -14,6 +15,9 @@ use crate::read;
 use crate::serial::KeyLocks;
 use crate::spool::{Spool, Staged};
 use crate::tree::{self, Precondition, Tree, storage_error};
+
+/// Beyond it, a new connection is cheaper than receiving what nobody wants.
+const DRAINED_BYTES_MAX: usize = 256 * 1024;
 
 /// `s3s-fs` for bucket listings and for receiving bodies; names and conditions are decided here.
 pub(crate) struct SerialisedFs {
@@ -101,6 +105,18 @@ fn check_read(
         return Err(s3_error!(NotModified));
     }
     Ok(())
+}
+
+/// Takes in what is left of a small body, so that the connection can be used again; a large one ends the connection.
+async fn drain(body: Option<StreamingBlob>) {
+    let mut left = DRAINED_BYTES_MAX;
+    let Some(mut body) = body else { return };
+    while let Some(Ok(bytes)) = body.next().await {
+        left = left.saturating_sub(bytes.len());
+        if left == 0 {
+            break;
+        }
+    }
 }
 
 fn refuse_metadata(metadata: Option<&s3s::dto::Metadata>) -> S3Result<()> {
@@ -230,7 +246,10 @@ impl S3 for SerialisedFs {
         refuse_metadata(input.metadata.as_ref())?;
         let precondition = Precondition::new(input.if_match.clone(), input.if_none_match.clone())?;
         let (bucket, key) = (input.bucket.clone(), input.key.clone());
-        self.precheck(&bucket, &key, &precondition).await?;
+        if let Err(refusal) = self.precheck(&bucket, &key, &precondition).await {
+            drain(req.input.body).await;
+            return Err(refusal);
+        }
         let (staged, mut response) = self.spool.receive(req).await?;
         response.output.e_tag = Some(self.publish(staged, (&bucket, &key), precondition).await?);
         Ok(response)
