@@ -91,13 +91,8 @@ fn own_in_map(conn: &Connection, table: &LiveTable, map: &OwnerMap, site: &SiteI
     // Rows that came before their parent, or outlived one of another site, belong to this site from now on. What that
     // means for the rows under them is for capture's triggers to say; on owner maps there are no others.
     if conn.prepare(&format!("SELECT 1 {elsewhere} LIMIT 1"))?.exists([site.as_str()])? {
-        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true)?;
-        let moved = conn.execute(
-            &format!("UPDATE main.{name} SET site = ?1 WHERE key IN (SELECT o.key {elsewhere})"),
-            [site.as_str()],
-        );
-        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
-        moved?;
+        let sql = format!("UPDATE main.{name} SET site = ?1 WHERE key IN (SELECT o.key {elsewhere})");
+        move_entries(conn, &sql, site)?;
     }
     let sql = format!(
         "INSERT OR REPLACE INTO main.{name} (key, parent, site, dead_seq) \
@@ -105,6 +100,52 @@ fn own_in_map(conn: &Connection, table: &LiveTable, map: &OwnerMap, site: &SiteI
         parent = system::parent_sql(&table.owner, "s"),
     );
     conn.execute(&sql, [site.as_str()]).map(drop)
+}
+
+/// Runs an update of an owner map with capture's triggers on it, which log what moves with the entries. The map is
+/// Muster's own: no other trigger is on it.
+fn move_entries(conn: &Connection, sql: &str, site: &SiteId) -> rusqlite::Result<()> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true)?;
+    let moved = conn.execute(sql, [site.as_str()]);
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+    moved.map(drop)
+}
+
+/// Sees to it that the staged rows of an owned table belong to `site`. Rows whose owning row is not there are given an
+/// entry of their own, as capture keeps one for a row that is gone. Returns the key and the site of an owning row that
+/// is another's: restored rows must not appear under it.
+pub(super) fn adopt_inserted(
+    conn: &Connection,
+    table: &LiveTable,
+    site: &SiteId,
+) -> rusqlite::Result<Option<(String, Option<String>)>> {
+    let (Some(map), Some(column)) = (system::owner_map(&table.owner), system::owning_column(&table.owner))
+    else {
+        return Ok(None);
+    };
+    let (name, staged, column) = (quote(&map.name()), quote(table.name()), quote(column));
+    let stranger = || {
+        let sql = format!(
+            "SELECT quote(s.{column}), o.site FROM stage.{staged} s LEFT JOIN main.{name} o ON o.key = s.{column} \
+             WHERE o.site IS NOT ?1 LIMIT 1"
+        );
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+        conn.query_row(&sql, [site.as_str()], read).optional()
+    };
+    if stranger()?.is_none() {
+        return Ok(None);
+    }
+    let nobodys = format!(
+        "UPDATE main.{name} SET site = ?1 WHERE site IS NULL AND key IN (SELECT s.{column} FROM stage.{staged} s)"
+    );
+    move_entries(conn, &nobodys, site)?;
+    let missing = format!(
+        "INSERT INTO main.{name} (key, parent, site, dead_seq) SELECT DISTINCT s.{column}, NULL, ?1, ?2 \
+         FROM stage.{staged} s WHERE s.{column} IS NOT NULL \
+         AND NOT EXISTS (SELECT 1 FROM main.{name} o WHERE o.key = s.{column})"
+    );
+    conn.execute(&missing, params![site.as_str(), system::last_position(conn)?.0.cast_signed()])?;
+    stranger()
 }
 
 /// Notes in the maps that a site's rows of a table are gone; what capture has noted of them is void.

@@ -23,7 +23,7 @@ use super::errors::{is_foreign_key_violation, is_interrupted};
 use super::fault::Fault;
 use super::fence::{check_claim, check_epoch, insert_record, record_of};
 use super::live::{LiveTable, LiveTables, load, schema_version};
-use super::log::{insert_mark, log_inserted, own_inserted};
+use super::log::{adopt_inserted, insert_mark, log_inserted, own_inserted};
 use super::overwrite::{Replaced, replace};
 use super::shard::{Shard, Writer};
 use super::sql::{column_list, rows_of_site};
@@ -253,9 +253,26 @@ impl Publication<'_> {
             log_inserted(conn, table, site, mark)
                 .and_then(|()| own_inserted(conn, table, site))
                 .map_err(|error| self.failed(&format!("log the rows of `{}`", table.name()), &error))?;
+            self.adopt(conn, table)?;
             rows += inserted;
         }
         Ok(rows)
+    }
+
+    fn adopt(&self, conn: &Connection, table: &LiveTable) -> Result<(), DriverError> {
+        let stranger = adopt_inserted(conn, table, &self.work.store.site).map_err(|error| {
+            self.failed(&format!("find whose the rows of `{}` are", table.name()), &error)
+        })?;
+        let Some((key, holder)) = stranger else { return Ok(()) };
+        let holder = holder.map_or_else(|| "nobody".to_owned(), |site| format!("site:{site}"));
+        Err(self.shard.permanent(
+            format!(
+                "{}: a row of table `{}` is owned through the key {key}, which belongs to {holder} now",
+                self.work.store,
+                table.name()
+            ),
+            format!("decide with {holder} who keeps the key, then resume the run"),
+        ))
     }
 
     fn insert(&self, conn: &Connection, table: &LiveTable) -> Result<u64, DriverError> {

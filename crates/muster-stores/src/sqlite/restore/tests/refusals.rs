@@ -243,3 +243,31 @@ async fn a_publish_above_its_bound_is_undone() {
     work.writer_block_milliseconds_max = Some(60_000);
     fixture.restore(&work, &rows).await.unwrap();
 }
+
+#[tokio::test]
+async fn rows_do_not_appear_under_another_sites_row() {
+    let fixture = Fixture::new();
+    let work = fixture.work("r1", 1, "site:a/product:jira");
+    fixture
+        .app()
+        .execute_batch("UPDATE projects SET lead = NULL; UPDATE issues SET parent_id = NULL")
+        .unwrap();
+    // One of the site's comments was an orphan then; its issue's key is another site's now.
+    let rows: Vec<_> = fixture
+        .rows(&work)
+        .into_iter()
+        .filter(|(table, row)| *table != 1 || !format!("{row:?}").contains("i:1002"))
+        .collect();
+    fixture.delete("a");
+    fixture
+        .app()
+        .execute_batch("INSERT INTO issues(id, project_id, title) VALUES (1002, 2000, 'of b')")
+        .unwrap();
+    let error = refused(&fixture, &work, &rows).await;
+    assert!(
+        error
+            .message
+            .ends_with("table `comments` is owned through the key 1002, which belongs to site:b now"),
+        "{error}"
+    );
+}
