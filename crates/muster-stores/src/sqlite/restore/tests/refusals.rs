@@ -28,7 +28,7 @@ async fn a_lower_epoch_is_fenced_everywhere() {
     let class = |error: DriverError| error.class;
     assert_eq!(class(fixture.driver.publish(&work, &staged).await.unwrap_err()), ErrorClass::Fenced);
     assert_eq!(class(fixture.driver.fence(&work.run, Epoch(1)).await.unwrap_err()), ErrorClass::Fenced);
-    let claim = fixture.driver.claim(&work.run, Epoch(1), &[work.store.clone()]).await;
+    let claim = fixture.driver.claim(&work.run, Epoch(1), std::slice::from_ref(&work.store)).await;
     assert_eq!(class(claim.unwrap_err()), ErrorClass::Fenced);
     assert_eq!(fixture.rows(&work), []);
 }
@@ -40,8 +40,8 @@ async fn a_store_is_claimed_by_one_open_run() {
     let (a, b) = (store("site:a/identity"), store("site:b/identity"));
     fixture.driver.fence(&one, Epoch(1)).await.unwrap();
     fixture.driver.fence(&two, Epoch(1)).await.unwrap();
-    assert_eq!(fixture.driver.claim(&one, Epoch(1), &[a.clone()]).await.unwrap(), []);
-    assert_eq!(fixture.driver.claim(&one, Epoch(1), &[a.clone()]).await.unwrap(), []);
+    assert_eq!(fixture.driver.claim(&one, Epoch(1), std::slice::from_ref(&a)).await.unwrap(), []);
+    assert_eq!(fixture.driver.claim(&one, Epoch(1), std::slice::from_ref(&a)).await.unwrap(), []);
     let refused = fixture.driver.claim(&two, Epoch(1), &[a.clone(), b.clone()]).await.unwrap();
     assert_eq!(refused, [ClaimRefusal { store: a.clone(), held_by: one.clone() }]);
     let live = fixture
@@ -54,10 +54,10 @@ async fn a_store_is_claimed_by_one_open_run() {
         [Some("r1"), Some("r2")]
     );
     // Only the holder's release counts.
-    fixture.driver.release(&two, &[a.clone()]).await.unwrap();
-    assert_eq!(fixture.driver.claim(&two, Epoch(1), &[a.clone()]).await.unwrap().len(), 1);
-    fixture.driver.release(&one, &[a.clone()]).await.unwrap();
-    assert_eq!(fixture.driver.claim(&two, Epoch(1), &[a]).await.unwrap(), []);
+    fixture.driver.release(&two, std::slice::from_ref(&a)).await.unwrap();
+    assert_eq!(fixture.driver.claim(&two, Epoch(1), std::slice::from_ref(&a)).await.unwrap().len(), 1);
+    fixture.driver.release(&one, std::slice::from_ref(&a)).await.unwrap();
+    assert_eq!(fixture.driver.claim(&two, Epoch(1), std::slice::from_ref(&a)).await.unwrap(), []);
 }
 
 #[tokio::test]
