@@ -1,0 +1,89 @@
+//! Puts capture into shards, and takes it away.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use muster_stores::capture::{CaptureError, CaptureSource, Installed};
+use muster_stores::sqlite::capture::SqliteSource;
+use muster_stores::sqlite::live_definitions;
+use muster_types::ShardName;
+use muster_types::topology::{DriverConfig, ShardConfig, Topology};
+
+use crate::error::CaptureFailure;
+
+/// What was done to one shard.
+#[derive(Clone, Debug)]
+pub struct ShardInstalled<T> {
+    /// The shard.
+    pub shard: ShardName,
+    /// What came of it.
+    pub result: Result<T, CaptureFailure>,
+}
+
+/// Installs and removes capture in the shards of a topology.
+pub struct Installer<'t> {
+    topology: &'t Topology,
+    shards: Vec<ShardName>,
+}
+
+impl<'t> Installer<'t> {
+    /// For these shards, or all.
+    pub fn new(topology: &'t Topology, shards: Option<&BTreeSet<ShardName>>) -> Self {
+        let wanted = |name: &&ShardName| shards.is_none_or(|shards| shards.contains(*name));
+        Self { topology, shards: topology.shards.keys().filter(wanted).cloned().collect() }
+    }
+
+    /// Checks the shards' tables against the topology, then installs what records changes. Repeatable. Blocks.
+    pub fn init(&self) -> Vec<ShardInstalled<Installed>> {
+        self.each(|shard| {
+            self.check(shard)?;
+            source(self.topology, shard).init()
+        })
+    }
+
+    /// Takes away everything that capture and runs put into the shards. Blocks.
+    pub fn remove(&self) -> Vec<ShardInstalled<()>> {
+        self.each(|shard| source(self.topology, shard).remove())
+    }
+
+    fn each<T>(&self, work: impl Fn(&ShardName) -> Result<T, CaptureError>) -> Vec<ShardInstalled<T>> {
+        let one = |shard: &ShardName| {
+            let failure = |error| CaptureFailure::Shard { shard: shard.clone(), error };
+            ShardInstalled { shard: shard.clone(), result: work(shard).map_err(failure) }
+        };
+        self.shards.iter().map(one).collect()
+    }
+
+    fn check(&self, shard: &ShardName) -> Result<(), CaptureError> {
+        let path = sqlite_path(&self.topology.shards[shard]);
+        let live = live_definitions(path).map_err(|error| {
+            CaptureError::new(
+                format!("cannot read the tables of `{}`: {error}", path.display()),
+                "check the shard's path in the topology, and that it is a SQLite file",
+            )
+        })?;
+        let problems = self.topology.check_shard(shard, &live);
+        if problems.is_empty() {
+            return Ok(());
+        }
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        Err(CaptureError::new(
+            format!("its tables and the topology disagree:\n{}", lines.join("\n")),
+            "correct the topology, then run `muster capture init` again",
+        ))
+    }
+}
+
+fn sqlite_path(shard: &ShardConfig) -> &Path {
+    match &shard.driver {
+        DriverConfig::Sqlite { path } => path,
+    }
+}
+
+/// The capture side of a shard of the topology.
+pub(crate) fn source(topology: &Topology, shard: &ShardName) -> Box<dyn CaptureSource> {
+    let limit = Duration::from_secs(topology.capture.snapshot_seconds_max);
+    let path = sqlite_path(&topology.shards[shard]);
+    Box::new(SqliteSource::new(path, topology.shard_tables(shard)).with_snapshot_max(limit))
+}
