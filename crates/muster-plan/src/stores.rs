@@ -314,9 +314,10 @@ impl<'a> Finder<'a> {
     ) -> Option<Note> {
         let text = format!("shard {shard}: {problem}");
         let (code, hint) = match problem {
-            Problem::Point(NoRecoveryPoint::UnknownIncarnation(_)) => {
-                ("missing-snapshot", "name an incarnation that `muster catalog` shows, or a time instead")
-            }
+            Problem::Point(NoRecoveryPoint::UnknownIncarnation(_)) => (
+                "missing-snapshot",
+                "name an incarnation of the shard that the repository still holds, or a time instead",
+            ),
             Problem::Point(_) | Problem::Input(InputError::MissingSnapshot { .. }) => {
                 // A site that came to the shard later had nothing there yet.
                 let existed = by_position || in_first_snapshot(history, shard);
