@@ -134,6 +134,10 @@ pub trait StoreDriver: Send + Sync {
     /// The live state of stores: rows, definitions, claims, whether the shard takes writes. Reads only.
     async fn probe(&self, stores: &[StoreProbe]) -> Result<Vec<LiveStore>, DriverError>;
 
+    /// Streams the live rows of a store in the columns of `store`'s tables, one consistent state; a column that is gone
+    /// is NULL. Batches refer to the tables of `store` by index. Reads only.
+    async fn live_rows(&self, store: &StoreProbe, rows: mpsc::Sender<RowBatch>) -> Result<(), DriverError>;
+
     /// Raises the shard's epoch row of the run to `epoch`, which waits for open publish transactions and fences lower
     /// epochs, and returns what the run has published here so far. Fails as [`ErrorClass::Fenced`] when a higher epoch
     /// stands there.

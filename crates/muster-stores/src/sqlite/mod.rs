@@ -6,6 +6,9 @@
 
 pub mod capture;
 pub mod restore;
+mod definitions;
 pub mod schema;
 pub mod system;
 pub mod value;
+
+pub use definitions::live_definitions;

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use super::fault::Fault;
 use super::shard::Shard;
-use super::{changes, fence, probe, proof, publish, stage};
+use super::{changes, fence, look, probe, proof, publish, stage};
 
 /// The restore side of one SQLite file.
 #[derive(Clone)]
@@ -60,6 +60,11 @@ impl StoreDriver for SqliteDriver {
     async fn probe(&self, stores: &[StoreProbe]) -> Result<Vec<LiveStore>, DriverError> {
         let stores = stores.to_vec();
         self.blocking(move |shard| probe::probe(shard, &stores)).await
+    }
+
+    async fn live_rows(&self, store: &StoreProbe, rows: mpsc::Sender<RowBatch>) -> Result<(), DriverError> {
+        let store = store.clone();
+        self.blocking(move |shard| look::live_rows(shard, &store, &rows)).await
     }
 
     async fn fence(&self, run: &RunId, epoch: Epoch) -> Result<Vec<PublishRecord>, DriverError> {

@@ -26,6 +26,7 @@ mod fault;
 mod fence;
 mod live;
 mod log;
+mod look;
 mod overwrite;
 mod probe;
 mod proof;
