@@ -201,7 +201,9 @@ fn usable(history: &IncarnationHistory, boundaries: &[Boundary]) -> Vec<Boundary
             next_snapshot += 1;
         }
         let Some(base) = base else { continue };
-        let crossed = holes.iter().any(|hole| hole.after < boundary.position && hole.upto > base.position);
+        // A snapshot inside a hole is a base of its own: nothing lies between it and itself.
+        let crossed =
+            holes.iter().any(|hole| hole.after.max(base.position) < hole.upto.min(boundary.position));
         if !crossed {
             usable.push(*boundary);
         }

@@ -216,6 +216,18 @@ fn behind_a_gap_a_snapshot_is_needed() {
 }
 
 #[test]
+fn a_snapshot_inside_a_hole_can_be_restored() {
+    let mut script = Script::new("shard-0");
+    script.change("a", "users", 1.0, 1);
+    let inside = script.snapshot(2.0);
+    script.change("a", "users", 3.0, 3);
+    // The log starts only here, behind changes that no segment holds.
+    script.snapshot(6.0);
+    script.poll(7.0);
+    assert_eq!(recover(&[&script], 5.0).unwrap().boundary, inside);
+}
+
+#[test]
 fn nothing_below_the_first_snapshot() {
     let mut script = Script::new("shard-0");
     let first = script.snapshot(10.0);
