@@ -16,7 +16,9 @@ impl Clock {
         Self::from_fn(|| {
             let micros = match SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
                 Ok(since) => i64::try_from(since.as_micros()).unwrap_or(i64::MAX),
-                Err(before) => i64::try_from(before.duration().as_micros()).map_or(i64::MIN, |micros| -micros),
+                Err(before) => {
+                    i64::try_from(before.duration().as_micros()).map_or(i64::MIN, |micros| -micros)
+                }
             };
             Timestamp::from_micros(micros)
         })

@@ -63,7 +63,9 @@ impl EngineError {
         match self {
             Self::Refused { .. } => "run `muster plan` again, review it, and apply the new plan".to_owned(),
             Self::NoDriver { shard } => {
-                format!("declare shard `{shard}` in the topology, or plan again without the sites that need it")
+                format!(
+                    "declare shard `{shard}` in the topology, or plan again without the sites that need it"
+                )
             }
             Self::Schedule(_) => "run `muster plan` again".to_owned(),
             Self::Journal(error) => journal_hint(error),
@@ -72,7 +74,9 @@ impl EngineError {
                 format!("nothing is lost: watch the other engine with `muster status {run}`")
             }
             Self::Shard { error, .. } => error.hint.clone(),
-            Self::LostStep { run, .. } => format!("run `muster resume {run}`; if it happens again, report it"),
+            Self::LostStep { run, .. } => {
+                format!("run `muster resume {run}`; if it happens again, report it")
+            }
         }
     }
 }
@@ -92,7 +96,9 @@ fn journal_hint(error: &JournalError) -> String {
              release the stores with `muster abandon {run}` and plan again"
         ),
         JournalError::Illegal { run, .. } => {
-            format!("this is a defect of Muster: report it; `muster resume {run}` goes on from what is durable")
+            format!(
+                "this is a defect of Muster: report it; `muster resume {run}` goes on from what is durable"
+            )
         }
         JournalError::Repository(error) => error.hint.clone(),
     }

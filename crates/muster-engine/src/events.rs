@@ -165,6 +165,12 @@ impl Events {
         }
     }
 
+    /// Takes back what an attempt that failed had added.
+    pub(crate) fn take_back(&self, rows_staged: u64, bytes: u64) {
+        self.counters.rows_staged.fetch_sub(rows_staged, Ordering::Relaxed);
+        self.counters.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     pub(crate) fn add(&self, work: Work) {
         let counters = &self.counters;
         for (counter, amount) in [

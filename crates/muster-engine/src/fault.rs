@@ -60,7 +60,8 @@ mod planted {
 
         pub(crate) async fn reach(&self, point: Point) {
             let Some(planted) = self.planted.as_ref().filter(|planted| planted.at == point) else { return };
-            let left = planted.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+            let left =
+                planted.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
             // Once it died, everything behind the point is dead too.
             if matches!(left, Ok(1) | Err(_)) {
                 planted.reached.notify_one();

@@ -57,6 +57,10 @@ pub async fn load_report(repository: &Repository, run: &RunId) -> Result<Report,
 ///
 /// # Errors
 /// As [`load_report`].
-pub async fn load_status(repository: &Repository, run: &RunId, clock: &Clock) -> Result<Status, JournalError> {
+pub async fn load_status(
+    repository: &Repository,
+    run: &RunId,
+    clock: &Clock,
+) -> Result<Status, JournalError> {
     Ok(status(&read_run(repository, run).await?, clock.now()))
 }

@@ -71,7 +71,11 @@ fn distribution<'a>(values: impl Iterator<Item = (&'a SiteId, Option<f64>, f64)>
         p50: percentile(50),
         p95: percentile(95),
         max: percentile(100),
-        misses: known.iter().filter(|(_, value, target)| value > target).map(|&(site, ..)| site.clone()).collect(),
+        misses: known
+            .iter()
+            .filter(|(_, value, target)| value > target)
+            .map(|&(site, ..)| site.clone())
+            .collect(),
     }
 }
 
@@ -106,7 +110,8 @@ fn has_data(store: &StorePlan) -> bool {
 
 /// The failure that keeps a site from being back: of its own steps, or the one that blocks them.
 fn failure(state: &RunState, site: &SitePlan) -> Option<Failure> {
-    let stores = site.stores.iter().map(|store| StoreId { site: site.site.clone(), kind: store.kind.clone() });
+    let stores =
+        site.stores.iter().map(|store| StoreId { site: site.site.clone(), kind: store.kind.clone() });
     let of_store = |store: StoreId| {
         [StepKey::Stage(store.clone()), StepKey::Verify(store.clone()), StepKey::Publish(store)]
     };
@@ -162,11 +167,8 @@ fn times(state: &RunState, key: StepKey) -> Option<StepTimes> {
 }
 
 fn totals(plan: &Plan, state: &RunState, sites: &[SiteReport], last_at: Timestamp) -> Totals {
-    let customers: BTreeSet<&str> = plan
-        .sites
-        .iter()
-        .map(|site| site.facts.customer.as_deref().unwrap_or(site.site.as_str()))
-        .collect();
+    let customers: BTreeSet<&str> =
+        plan.sites.iter().map(|site| site.facts.customer.as_deref().unwrap_or(site.site.as_str())).collect();
     let stores = || sites.iter().flat_map(|site| &site.stores);
     let first = state.steps().iter().filter_map(|step| step.started_at).min();
     Totals {

@@ -25,8 +25,8 @@ use crate::keys;
 use crate::range::{RangeLimits, RangeReader};
 use crate::repository::Repository;
 
-/// Indexes kept: those of some minutes of capture, which is what a run asks about.
-const INDEXES_KEPT: usize = 64;
+/// Indexes kept: those of several minutes of capture, which is what a run asks about, at some tens of KiB each.
+const INDEXES_KEPT: usize = 512;
 
 /// A change of the log with what its frame says of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,30 +119,16 @@ impl LogReader {
         upto: Position,
     ) -> Result<Option<Vec<Arc<Segment>>>, RepoError> {
         let mut indexes = self.indexes.lock().await;
-        let Some(newest) = self.repository.incarnations(&self.shard).await?.pop() else { return Ok(None) };
-        if indexes.incarnation.as_ref() != Some(&newest.incarnation) {
-            *indexes =
-                Indexes { incarnation: Some(newest.incarnation.clone()), by_sequence: BTreeMap::new() };
-        }
-        let incarnation = &newest.incarnation;
         let covered = |indexes: &Indexes| {
             indexes.by_sequence.values().next_back().is_some_and(|last| last.boundary.position >= upto)
         };
         if !covered(&indexes) {
-            let known = indexes.by_sequence.keys().next_back().copied().unwrap_or(0);
-            let head = self.head(incarnation, known).await?;
-            for sequence in (known + 1..=head).rev() {
-                let segment = self.index(incarnation, sequence).await?;
-                let begins_before = segment.after.position <= after;
-                indexes.by_sequence.insert(sequence, segment);
-                if known == 0 && begins_before {
-                    break;
-                }
-            }
+            self.extend(&mut indexes, after).await?;
             if !covered(&indexes) {
                 return Ok(None);
             }
         }
+        let Some(incarnation) = &indexes.incarnation.clone() else { return Ok(None) };
         while let Some((&first, segment)) = indexes.by_sequence.first_key_value()
             && segment.after.position > after
             && first > 1
@@ -157,6 +143,25 @@ impl LogReader {
             indexes.by_sequence.pop_first();
         }
         Ok(Some(found))
+    }
+
+    /// Reads the indexes that are new; of a log not seen before, from its head back to `after`.
+    async fn extend(&self, indexes: &mut Indexes, after: Position) -> Result<(), RepoError> {
+        let Some(newest) = self.repository.incarnations(&self.shard).await?.pop() else { return Ok(()) };
+        let incarnation = &newest.incarnation;
+        if indexes.incarnation.as_ref() != Some(incarnation) {
+            *indexes = Indexes { incarnation: Some(incarnation.clone()), by_sequence: BTreeMap::new() };
+        }
+        let known = indexes.by_sequence.keys().next_back().copied().unwrap_or(0);
+        for sequence in (known + 1..=self.head(incarnation, known).await?).rev() {
+            let segment = self.index(incarnation, sequence).await?;
+            let begins_before = segment.after.position <= after;
+            indexes.by_sequence.insert(sequence, segment);
+            if known == 0 && begins_before {
+                break;
+            }
+        }
+        Ok(())
     }
 
     async fn head(&self, incarnation: &Incarnation, known: u64) -> Result<u64, RepoError> {

@@ -16,7 +16,9 @@ const OUTPUT_BYTES_MAX: usize = 2048;
 pub(super) async fn run(command: &[String], site: &SiteId, limit: Duration) -> Result<String, StepError> {
     let words: Vec<String> = command.iter().map(|word| word.replace("{site}", site.as_str())).collect();
     let Some((program, arguments)) = words.split_first() else {
-        return Err(StepError::permanent("the declared command is empty; correct the topology and plan again"));
+        return Err(StepError::permanent(
+            "the declared command is empty; correct the topology and plan again",
+        ));
     };
     let shown = words.join(" ");
     let mut child = process::Command::new(program);
@@ -68,7 +70,8 @@ mod tests {
     #[tokio::test]
     async fn failures_are_told_apart() {
         let site: SiteId = "site:s-1".parse().unwrap();
-        let failed = run(&words("sh|-c|echo why >&2; exit 3"), &site, Duration::from_secs(20)).await.unwrap_err();
+        let failed =
+            run(&words("sh|-c|echo why >&2; exit 3"), &site, Duration::from_secs(20)).await.unwrap_err();
         assert_eq!(failed.class, ErrorClass::Transient);
         assert!(failed.message.contains("why") && failed.message.contains('3'), "{}", failed.message);
         let absent = run(&words("/no/such/program"), &site, Duration::from_secs(20)).await.unwrap_err();

@@ -91,17 +91,23 @@ impl Context {
 
     pub(super) fn site(&self, site: &SiteId) -> Result<&SitePlan, StepError> {
         let found = self.sites.get(site).and_then(|&index| self.plan.sites.get(index));
-        found.ok_or_else(|| StepError::permanent(format!("the plan has a step but no entry for {site}; plan again")))
+        found.ok_or_else(|| {
+            StepError::permanent(format!("the plan has a step but no entry for {site}; plan again"))
+        })
     }
 
     pub(super) fn store(&self, store: &StoreId) -> Result<&StorePlan, StepError> {
         let found = self.stores.get(store).map(|&(site, nth)| &self.plan.sites[site].stores[nth]);
-        found.ok_or_else(|| StepError::permanent(format!("the plan has a step but no entry for {store}; plan again")))
+        found.ok_or_else(|| {
+            StepError::permanent(format!("the plan has a step but no entry for {store}; plan again"))
+        })
     }
 
     pub(super) fn driver(&self, shard: &ShardName) -> Result<&Arc<dyn StoreDriver>, StepError> {
         self.drivers.get(shard).ok_or_else(|| {
-            StepError::permanent(format!("there is no driver for shard `{shard}`; declare it in the topology"))
+            StepError::permanent(format!(
+                "there is no driver for shard `{shard}`; declare it in the topology"
+            ))
         })
     }
 
@@ -110,8 +116,9 @@ impl Context {
         let planned = self.store(store)?;
         let tables = planned.tables.iter().map(|input| self.plan.tables.get(input.table as usize).cloned());
         let tables: Option<Vec<_>> = tables.collect();
-        let tables = tables
-            .ok_or_else(|| StepError::permanent(format!("the plan lacks a table definition of {store}; plan again")))?;
+        let tables = tables.ok_or_else(|| {
+            StepError::permanent(format!("the plan lacks a table definition of {store}; plan again"))
+        })?;
         let bound = self.plan.shards.get(&planned.shard).map(|shard| shard.writer_block_milliseconds_max);
         let accepted = self.plan.request.accept_block.contains(store);
         Ok(StoreWork {

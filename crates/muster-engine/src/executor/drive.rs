@@ -26,7 +26,11 @@ use crate::scheduler::{Command, Input, Scheduler};
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Takes the run through to its end, or until it is cancelled or lost.
-pub(super) async fn drive(engine: &Engine, taken: TakeOver, cancel: &Cancel) -> Result<RunSummary, EngineError> {
+pub(super) async fn drive(
+    engine: &Engine,
+    taken: TakeOver,
+    cancel: &Cancel,
+) -> Result<RunSummary, EngineError> {
     let (journal, history, writing) = taken.into_journal(engine.options.faults.clone());
     let mut writing = std::pin::pin!(writing);
     let work = run(engine, journal, history, cancel);

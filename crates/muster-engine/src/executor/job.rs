@@ -52,7 +52,8 @@ impl Job {
         if let Some(reason) = key.site().and_then(|site| context.refused.get(site)) {
             return Err(StepError::permanent(reason.clone()));
         }
-        let missing = |what: &str| StepError::permanent(format!("the journal lacks {what} of {key}; plan again"));
+        let missing =
+            |what: &str| StepError::permanent(format!("the journal lacks {what} of {key}; plan again"));
         Ok(match key {
             StepKey::Stage(store) => Self::Stage(store.clone()),
             StepKey::Verify(store) => {
@@ -83,7 +84,9 @@ impl Job {
             StepKey::DigestAfter(shard) => {
                 let before = state.step(&StepKey::DigestBefore(shard.clone()));
                 match before.and_then(|before| before.outcome.clone()) {
-                    Some(Outcome::DigestedBefore(before)) => Self::DigestAfter { shard: shard.clone(), before },
+                    Some(Outcome::DigestedBefore(before)) => {
+                        Self::DigestAfter { shard: shard.clone(), before }
+                    }
                     _ => return Err(missing("the digest before")),
                 }
             }
@@ -134,7 +137,10 @@ async fn verify(context: &Context, store: &StoreId, staged: &TableDigests, inher
     let mut found = driver.digest_staged(&work).await;
     let whole = found.as_ref().is_ok_and(|found| found == staged);
     if inherited && !whole {
-        stage::stage(context, store).await?;
+        // The sums already count what the engine before had staged.
+        if let Outcome::Staged { rows, bytes, .. } = stage::stage(context, store).await? {
+            context.events.take_back(rows, bytes);
+        }
         found = driver.digest_staged(&work).await;
     }
     let found = found?;
@@ -154,8 +160,10 @@ pub(super) fn difference(wanted: &TableDigests, found: &TableDigests) -> Option<
     let tables = wanted.keys().chain(found.keys());
     let nothing = TableDigest { rows: 0, digest: RowsDigest::new().finish() };
     let of = |tables: &TableDigests, table: &String| tables.get(table).copied().unwrap_or(nothing);
-    tables.map(|table| (table, of(wanted, table), of(found, table))).find(|(_, wanted, found)| wanted != found).map(
-        |(table, wanted, found)| {
+    tables
+        .map(|table| (table, of(wanted, table), of(found, table)))
+        .find(|(_, wanted, found)| wanted != found)
+        .map(|(table, wanted, found)| {
             format!(
                 "table `{table}` should have {} rows (digest {}) and has {} (digest {})",
                 wanted.rows,
@@ -163,12 +171,12 @@ pub(super) fn difference(wanted: &TableDigests, found: &TableDigests) -> Option<
                 found.rows,
                 found.digest.short(),
             )
-        },
-    )
+        })
 }
 
 fn over_tables(tables: &TableDigests) -> Digest {
-    let text: String = tables.iter().map(|(name, table)| format!("{name}\t{}\t{}\n", table.rows, table.digest)).collect();
+    let text: String =
+        tables.iter().map(|(name, table)| format!("{name}\t{}\t{}\n", table.rows, table.digest)).collect();
     Digest::of(text.as_bytes())
 }
 

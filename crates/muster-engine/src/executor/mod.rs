@@ -24,6 +24,8 @@ mod preflight;
 mod rows;
 mod stage;
 mod start;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -23,7 +23,9 @@ pub(super) async fn after(context: &Context, shard: &ShardName, before: &Neighbo
     let after = context.driver(shard)?.neighbour_digest(&excluded).await?;
     let victims: BTreeSet<&SiteId> = excluded.iter().map(|store| &store.site).collect();
     let mut digest = RowsDigest::from_hex(&before.state).map_err(|error| {
-        StepError::permanent(format!("the digest before of shard `{shard}` in the journal is damaged: {error}"))
+        StepError::permanent(format!(
+            "the digest before of shard `{shard}` in the journal is damaged: {error}"
+        ))
     })?;
     let mut rows = i128::from(before.rows);
     let mut changes = 0;
@@ -90,7 +92,9 @@ fn replay(digest: &mut RowsDigest, logged: &LoggedChange) -> Result<i128, String
             digest.remove(table, old);
             Ok(-1)
         }
-        Op::Truncate => Err(format!("table `{table}` was truncated meanwhile, and its rows are not in the log")),
+        Op::Truncate => {
+            Err(format!("table `{table}` was truncated meanwhile, and its rows are not in the log"))
+        }
     }
 }
 

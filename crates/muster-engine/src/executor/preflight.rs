@@ -69,10 +69,15 @@ fn content(repository: &Repository, options: &Options, plan: &Plan) -> Vec<Strin
         reasons.push(newer.to_string());
     }
     if plan.content_id() != plan.id {
-        reasons.push(format!("its content was edited: it does not have the digest {} that is its id", plan.id));
+        reasons
+            .push(format!("its content was edited: it does not have the digest {} that is its id", plan.id));
     }
     if plan.repository != repository.id() {
-        reasons.push(format!("it was made for repository `{}`, and this is `{}`", plan.repository, repository.id()));
+        reasons.push(format!(
+            "it was made for repository `{}`, and this is `{}`",
+            plan.repository,
+            repository.id()
+        ));
     }
     if plan.expires_at < options.clock.now() {
         reasons.push(format!("it expired at {}, and its objects were not held any longer", plan.expires_at));
@@ -108,12 +113,16 @@ async fn live(drivers: &Drivers, plan: &Plan) -> Result<Vec<String>, EngineError
     let mut reasons = Vec::new();
     for (shard, stores) in shards {
         let driver = driver(drivers, shard)?;
-        let probes: Vec<StoreProbe> = stores.iter().map(|(store, planned)| probe(plan, store, planned)).collect();
+        let probes: Vec<StoreProbe> =
+            stores.iter().map(|(store, planned)| probe(plan, store, planned)).collect();
         let probed = insist(|| driver.probe(&probes)).await;
         // A shard that cannot be read now fails its own sites when the run begins.
-        let Ok(found) = probed.inspect_err(|error| tracing::warn!(%shard, %error, "not probed")) else { continue };
+        let Ok(found) = probed.inspect_err(|error| tracing::warn!(%shard, %error, "not probed")) else {
+            continue;
+        };
         let pairs = stores.iter().zip(&found);
-        reasons.extend(pairs.filter_map(|((store, planned), live)| changed(shard, store, &planned.live, live)));
+        reasons
+            .extend(pairs.filter_map(|((store, planned), live)| changed(shard, store, &planned.live, live)));
     }
     Ok(reasons)
 }
@@ -126,10 +135,17 @@ fn probe(plan: &Plan, store: &StoreId, planned: &StorePlan) -> StoreProbe {
 /// What changed of a store's live state. Claims and write protection are left out: they cost that site alone.
 fn changed(shard: &ShardName, store: &StoreId, planned: &LiveStore, found: &LiveStore) -> Option<String> {
     if planned.rows != found.rows {
-        return Some(format!("{store} had {} live rows in shard `{shard}`, and has {} now", planned.rows, found.rows));
+        return Some(format!(
+            "{store} had {} live rows in shard `{shard}`, and has {} now",
+            planned.rows, found.rows
+        ));
     }
     if planned.definitions != found.definitions || planned.differences != found.differences {
-        let now = if found.differences.is_empty() { String::new() } else { format!(" ({})", found.differences.join(", ")) };
+        let now = if found.differences.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", found.differences.join(", "))
+        };
         return Some(format!("the table definitions of {store} in shard `{shard}` changed{now}"));
     }
     None

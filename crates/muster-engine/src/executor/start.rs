@@ -102,7 +102,11 @@ impl Ready {
                  with `muster abandon {held_by}`"
             );
             self.refused.entry(store.site.clone()).or_insert_with(|| reason.clone());
-            engine.events.send(Event::Refused { shard: shard.clone(), sites: vec![store.site.clone()], reason });
+            engine.events.send(Event::Refused {
+                shard: shard.clone(),
+                sites: vec![store.site.clone()],
+                reason,
+            });
         }
     }
 
@@ -115,10 +119,15 @@ impl Ready {
         plan: &Plan,
         state: &RunState,
     ) {
-        let published: HashMap<&SiteId, bool> = plan.sites.iter().map(|site| {
-            let is_published = |(store, _)| phase(state, StepKey::Publish(store)) == StepPhase::Succeeded;
-            (&site.site, restored(site).any(is_published))
-        }).collect();
+        let published: HashMap<&SiteId, bool> = plan
+            .sites
+            .iter()
+            .map(|site| {
+                let is_published =
+                    |(store, _)| phase(state, &StepKey::Publish(store)) == StepPhase::Succeeded;
+                (&site.site, restored(site).any(is_published))
+            })
+            .collect();
         for (shard, stores) in wanted {
             let refused = |store: &&StoreId| {
                 self.refused.contains_key(&store.site) && published.get(&store.site) == Some(&false)
@@ -137,7 +146,7 @@ impl Ready {
 fn wanted_stores(plan: &Plan, state: &RunState) -> BTreeMap<ShardName, Vec<StoreId>> {
     let mut wanted: BTreeMap<ShardName, Vec<StoreId>> = BTreeMap::new();
     for site in &plan.sites {
-        if phase(state, StepKey::Handback(site.site.clone())) == StepPhase::Succeeded {
+        if phase(state, &StepKey::Handback(site.site.clone())) == StepPhase::Succeeded {
             continue;
         }
         for (store, planned) in restored(site) {
@@ -147,8 +156,8 @@ fn wanted_stores(plan: &Plan, state: &RunState) -> BTreeMap<ShardName, Vec<Store
     wanted
 }
 
-fn phase(state: &RunState, key: StepKey) -> StepPhase {
-    state.step(&key).map_or(StepPhase::Pending, |step| step.phase)
+fn phase(state: &RunState, key: &StepKey) -> StepPhase {
+    state.step(key).map_or(StepPhase::Pending, |step| step.phase)
 }
 
 /// Publishes that happened though the journal has only their start. One that it knows nothing of stays out: the
@@ -159,7 +168,12 @@ fn unknown_publishes(records: Vec<PublishRecord>, state: &RunState) -> Vec<Recor
         let known = state.step(&step)?;
         let begun = matches!(known.phase, StepPhase::Running | StepPhase::Retrying | StepPhase::Failed);
         let at = published.at;
-        begun.then(|| Record::Succeeded { attempt: known.attempts, at, outcome: Outcome::Published(published), step })
+        begun.then_some(Record::Succeeded {
+            attempt: known.attempts,
+            at,
+            outcome: Outcome::Published(published),
+            step,
+        })
     };
     records.into_iter().filter_map(unknown).collect()
 }
@@ -182,6 +196,9 @@ pub(super) async fn insist<T, F: Future<Output = Result<T, DriverError>>>(
 }
 
 /// The driver of a shard that the engine was checked to have.
-pub(super) fn driver<'a>(drivers: &'a Drivers, shard: &ShardName) -> Result<&'a Arc<dyn StoreDriver>, EngineError> {
+pub(super) fn driver<'a>(
+    drivers: &'a Drivers,
+    shard: &ShardName,
+) -> Result<&'a Arc<dyn StoreDriver>, EngineError> {
     drivers.get(shard).ok_or_else(|| EngineError::NoDriver { shard: shard.clone() })
 }

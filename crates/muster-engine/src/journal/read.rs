@@ -56,13 +56,18 @@ pub async fn read_run(repository: &Repository, run: &RunId) -> Result<RunHistory
 }
 
 fn apply_entry(state: &mut RunState, entry: &JournalEntry) -> Result<(), JournalError> {
-    let damaged = |what: String| JournalError::Damaged { run: entry.run.clone(), sequence: entry.sequence, what };
+    let damaged =
+        |what: String| JournalError::Damaged { run: entry.run.clone(), sequence: entry.sequence, what };
     for record in &entry.records {
         state.apply(record).map_err(|illegal| damaged(illegal.to_string()))?;
     }
     // Nothing is accepted from an engine that another has fenced.
     if state.epoch() != entry.epoch {
-        return Err(damaged(format!("it was written in epoch {}, and epoch {} held the run", entry.epoch, state.epoch())));
+        return Err(damaged(format!(
+            "it was written in epoch {}, and epoch {} held the run",
+            entry.epoch,
+            state.epoch()
+        )));
     }
     Ok(())
 }

@@ -100,7 +100,9 @@ impl RunState {
     pub fn new(steps: &[PlanStep]) -> Self {
         let index: HashMap<StepKey, u32> = steps.iter().map(|step| step.key.clone()).zip(0..).collect();
         let publish_of = |key: &StepKey| match key {
-            StepKey::Stage(store) | StepKey::Verify(store) => index.get(&StepKey::Publish(store.clone())).copied(),
+            StepKey::Stage(store) | StepKey::Verify(store) => {
+                index.get(&StepKey::Publish(store.clone())).copied()
+            }
             _ => None,
         };
         let edges = |step: &PlanStep| Edges {
@@ -127,7 +129,9 @@ impl RunState {
     /// # Errors
     /// [`IllegalTransition`]; the state is then as before.
     pub fn apply(&mut self, record: &Record) -> Result<(), IllegalTransition> {
-        let at = self.transition(record).map_err(|reason| IllegalTransition { record: describe(record), reason })?;
+        let at = self
+            .transition(record)
+            .map_err(|reason| IllegalTransition { record: describe(record), reason })?;
         self.last_at = self.last_at.max(Some(at));
         Ok(())
     }
@@ -286,7 +290,8 @@ impl RunState {
     /// The verification of a store that is not published is done again, since its staging may have been lost; so is
     /// what waits for the end of steps that will run again.
     pub fn standings(&self, retry_failed: bool) -> Vec<Standing> {
-        let mut phases: Vec<StandingPhase> = self.steps.iter().map(|step| plain_standing(step, retry_failed)).collect();
+        let mut phases: Vec<StandingPhase> =
+            self.steps.iter().map(|step| plain_standing(step, retry_failed)).collect();
         for (step, &index) in &self.index {
             let again = match step {
                 StepKey::Verify(_) => self.repeatable(step, index),
@@ -300,7 +305,8 @@ impl RunState {
                 phases[index as usize] = StandingPhase::Pending;
             }
         }
-        let standing = |(phase, step): (StandingPhase, &StepState)| Standing { phase, attempts: step.attempts };
+        let standing =
+            |(phase, step): (StandingPhase, &StepState)| Standing { phase, attempts: step.attempts };
         phases.into_iter().zip(&self.steps).map(standing).collect()
     }
 

@@ -75,7 +75,10 @@ impl Graph {
         })
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "edges are u32, so plans hold at most that many steps")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "edges are u32, so plans hold at most that many steps"
+    )]
     pub(super) fn len(&self) -> u32 {
         self.keys.len() as u32
     }
@@ -114,7 +117,10 @@ impl Graph {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "edges are u32, so there are fewer predecessors than that")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "edges are u32, so there are fewer predecessors than that"
+)]
 fn count_predecessors(step: &PlanStep) -> u32 {
     (step.after.len() + step.after_ended.len()) as u32
 }
@@ -140,7 +146,8 @@ fn topological(
     after_ended: &Lists,
 ) -> Result<Vec<u32>, ScheduleError> {
     let mut unmet = predecessors.to_vec();
-    let mut order: Vec<u32> = (0u32..).zip(&unmet).filter(|&(_, &count)| count == 0).map(|(step, _)| step).collect();
+    let mut order: Vec<u32> =
+        (0u32..).zip(&unmet).filter(|&(_, &count)| count == 0).map(|(step, _)| step).collect();
     let mut next = 0;
     while let Some(&step) = order.get(next) {
         next += 1;
@@ -174,17 +181,21 @@ struct SiteOrder {
     first_step: u32,
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "there are as many ranks as steps, whose indexes are u32")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "there are as many ranks as steps, whose indexes are u32"
+)]
 fn ranks(steps: &[PlanStep], remaining: &[u64], deadlines: &BTreeMap<SiteId, Timestamp>) -> Vec<u32> {
     let sites = site_orders(steps, remaining, deadlines);
     // A shard's own steps gate or follow those of many sites: the first as soon, the last as late as possible.
     let of_step = |index: u32, step: &PlanStep| match &step.key {
         StepKey::DigestBefore(_) => SiteOrder { slack_micros: i64::MIN, first_step: index },
         StepKey::DigestAfter(_) => SiteOrder { slack_micros: i64::MAX, first_step: index },
-        key => key.site().and_then(|site| sites.get(site)).copied().unwrap_or(SiteOrder {
-            slack_micros: i64::MAX,
-            first_step: index,
-        }),
+        key => key
+            .site()
+            .and_then(|site| sites.get(site))
+            .copied()
+            .unwrap_or(SiteOrder { slack_micros: i64::MAX, first_step: index }),
     };
     let mut keyed: Vec<_> = (0u32..)
         .zip(steps)

@@ -122,7 +122,9 @@ pub enum Command {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ScheduleError {
     /// More than a pool holds, so that the step could never run.
-    #[error("step {step} needs {demand} of pool `{pool}`, which has {capacity}; raise the pool's capacity and plan again")]
+    #[error(
+        "step {step} needs {demand} of pool `{pool}`, which has {capacity}; raise the pool's capacity and plan again"
+    )]
     DemandAboveCapacity {
         /// The step.
         step: StepKey,
@@ -142,7 +144,9 @@ pub enum ScheduleError {
         pool: String,
     },
     /// An edge to a step that does not exist.
-    #[error("step {step} waits for step number {edge}, which the plan does not have; the plan is damaged, plan again")]
+    #[error(
+        "step {step} waits for step number {edge}, which the plan does not have; the plan is damaged, plan again"
+    )]
     UnknownStep {
         /// The step.
         step: StepKey,

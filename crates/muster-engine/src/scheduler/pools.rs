@@ -17,6 +17,9 @@ pub(super) struct Demand {
     pub(super) units: u64,
 }
 
+/// Units that each step holds, without zeros, by ascending pool.
+pub(super) type Demands = Vec<Box<[Demand]>>;
+
 struct Pool {
     name: String,
     capacity: u64,
@@ -33,14 +36,19 @@ impl Pools {
     pub(super) fn new(
         steps: &[PlanStep],
         capacities: &BTreeMap<String, u64>,
-    ) -> Result<(Self, Vec<Box<[Demand]>>), ScheduleError> {
+    ) -> Result<(Self, Demands), ScheduleError> {
         let numbers: BTreeMap<&String, u32> = capacities.keys().zip(0u32..).collect();
         let demand = |step: &PlanStep| {
             let needed = step.demand.iter().filter(|&(_, &units)| units > 0);
             needed.map(|(pool, &units)| one_demand(step, pool, units, capacities, &numbers)).collect()
         };
         let demands = steps.iter().map(demand).collect::<Result<_, _>>()?;
-        let pool = |(name, &capacity): (&String, &u64)| Pool { name: name.clone(), capacity, limit: capacity, used: 0 };
+        let pool = |(name, &capacity): (&String, &u64)| Pool {
+            name: name.clone(),
+            capacity,
+            limit: capacity,
+            used: 0,
+        };
         Ok((Self { pools: capacities.iter().map(pool).collect() }, demands))
     }
 

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::pools::{Demand, Pools};
+use super::pools::{Demand, Demands, Pools};
 
 /// Where a class is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +29,7 @@ pub(super) struct Ready {
     ranks: Vec<u32>,
     /// By rank.
     steps: Vec<u32>,
-    /// By step.
-    demands: Vec<Box<[Demand]>>,
+    demands: Demands,
     /// By step.
     class_of: Vec<u32>,
     classes: Vec<Class>,
@@ -43,7 +42,7 @@ pub(super) struct Ready {
 }
 
 impl Ready {
-    pub(super) fn new(ranks: &[u32], demands: Vec<Box<[Demand]>>, pools: usize) -> Self {
+    pub(super) fn new(ranks: &[u32], demands: Demands, pools: usize) -> Self {
         let mut steps = vec![0; ranks.len()];
         for (step, &rank) in (0u32..).zip(ranks) {
             steps[rank as usize] = step;

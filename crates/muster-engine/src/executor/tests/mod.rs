@@ -1,0 +1,175 @@
+//! The engine over shards and a repository in memory.
+
+mod crash;
+mod fake;
+mod world;
+
+use muster_types::RunId;
+use muster_types::plan::StepKey;
+use muster_types::report::RunStatus;
+
+use super::*;
+use crate::driver::ErrorClass;
+use crate::journal::JournalError;
+use crate::{Event, load_report, load_status};
+use fake::Stray;
+pub(in crate::executor) use world::row;
+use world::{World, store, time, victim};
+
+fn run() -> RunId {
+    RunId::new("run-1").unwrap()
+}
+
+async fn apply(world: &World) -> RunSummary {
+    world.engine(world.options()).apply(world.plan.clone(), &run(), &Cancel::new()).await.unwrap()
+}
+
+#[tokio::test]
+async fn all_sites_come_back_and_the_report_says_so() {
+    for capture in [false, true] {
+        let world = World::new(5, capture).await;
+        let (events, mut told) = Events::channel();
+        let engine = Engine::new(world.repository.clone(), world.drivers(), world.options(), events);
+        let summary = engine.apply(world.plan.clone(), &run(), &Cancel::new()).await.unwrap();
+        assert_eq!((summary.sites_restored, summary.sites_failed, summary.cancelled), (5, 0, false));
+        assert_eq!(summary.failures, []);
+        assert_eq!(world.victims_live(), world.restored);
+        assert!(world.effects().values().all(|&count| count == 1) && world.effects().len() == 10);
+        assert!(world.claims().is_empty());
+
+        let report = load_report(&world.repository, &run()).await.unwrap();
+        assert_eq!(report.status, RunStatus::Restored);
+        assert_eq!((report.totals.sites_restored, report.totals.stores, report.totals.rows), (5, 10, 40));
+        assert_eq!((report.proof.sites_proven, report.proof.marked_changes), (5, 40));
+        assert!(report.proof.shards.len() == 2 && report.proof.shards.values().all(|proof| proof.holds));
+        assert_eq!(report.rpo.max, 20.0);
+        assert_eq!(report.rto_declared.count, 5);
+
+        let status = load_status(&world.repository, &run(), &Clock::system()).await.unwrap();
+        assert_eq!((status.total, status.steps["publish"].succeeded), (status.done, 10));
+        drop(engine);
+        let mut last = None;
+        while let Some(event) = told.recv().await {
+            last = Some(event);
+        }
+        assert_eq!(last, Some(Event::Done { sites_restored: 5, sites_failed: 0, cancelled: false }));
+    }
+}
+
+#[tokio::test]
+async fn a_planted_stray_write_is_caught_by_both_proofs() {
+    for (stray, capture) in [(Stray::Marked, false), (Stray::Marked, true), (Stray::Silent, false)] {
+        let world = World::new(2, capture).await;
+        world.shard("d").lock().stray = Some(stray);
+        let summary = apply(&world).await;
+        let failed: Vec<&StepKey> = summary.failures.iter().map(|failure| &failure.step).collect();
+        let full = StepKey::DigestAfter("d".parse().unwrap());
+        assert!(failed.contains(&&full), "{stray:?}: {failed:?}");
+        let checks = [StepKey::Check(victim(0)), StepKey::Check(victim(1))];
+        // Only the digest sees what went past the log.
+        let marked = stray == Stray::Marked;
+        assert!(checks.iter().all(|check| failed.contains(&check) == marked), "{stray:?}: {failed:?}");
+        if marked {
+            let error = &summary.failures.iter().find(|failure| failure.step == checks[0]).unwrap().error;
+            assert!(error.contains("stray write") && error.contains("site:n0"), "{error}");
+            assert_eq!(summary.sites_restored, 0);
+        }
+        let report = load_report(&world.repository, &run()).await.unwrap();
+        assert!(!report.proof.shards["d"].holds && report.proof.shards["e"].holds);
+    }
+}
+
+#[tokio::test]
+async fn a_failure_costs_its_own_site_and_a_resume_brings_it_back() {
+    let world = World::new(4, false).await;
+    world.shard("e").lock().failures.insert(("publish", store(2, "identity")), (ErrorClass::Permanent, 1));
+    world.shard("d").lock().failures.insert(("stage", store(1, "metadata")), (ErrorClass::Transient, 3));
+    world
+        .shard("d")
+        .lock()
+        .failures
+        .insert(("publish-answer", store(3, "metadata")), (ErrorClass::Ambiguous, 1));
+    let summary = apply(&world).await;
+    assert_eq!((summary.sites_restored, summary.sites_failed), (3, 1));
+    assert_eq!(summary.failures.len(), 1);
+    assert_eq!(summary.failures[0].step, StepKey::Publish(store(2, "identity")));
+    assert_eq!(world.claims().len(), 2, "the failed site stays claimed");
+    let report = load_report(&world.repository, &run()).await.unwrap();
+    assert_eq!(report.status, RunStatus::RestoredInPart);
+    assert_eq!(report.sites[2].failure, Some(summary.failures[0].clone()));
+
+    let resumed = world.engine(world.options()).resume(&run(), &Cancel::new()).await.unwrap();
+    assert_eq!((resumed.sites_restored, resumed.sites_failed), (4, 0));
+    assert_eq!(world.victims_live(), world.restored);
+    assert!(world.effects().values().all(|&count| count == 1));
+}
+
+#[tokio::test]
+async fn a_shard_that_cannot_be_prepared_costs_the_sites_in_it() {
+    let world = World::new(2, false).await;
+    world.shard("e").lock().read_only = true;
+    let summary = apply(&world).await;
+    assert_eq!((summary.sites_restored, summary.sites_failed), (0, 2));
+    assert!(summary.failures.iter().all(|failure| failure.error.contains("read-only")), "{summary:?}");
+    assert!(world.effects().is_empty() && world.claims().is_empty());
+}
+
+#[tokio::test]
+async fn a_second_run_on_the_same_stores_is_told_who_holds_them() {
+    let world = World::new(2, false).await;
+    let other = RunId::new("drill-7").unwrap();
+    world.shard("d").lock().claims.insert(store(0, "metadata"), other.clone());
+    let summary = apply(&world).await;
+    assert_eq!((summary.sites_restored, summary.sites_failed), (1, 1));
+    let failed: Vec<&StepKey> = summary.failures.iter().map(|failure| &failure.step).collect();
+    assert_eq!(failed, [&StepKey::Stage(store(0, "metadata")), &StepKey::Stage(store(0, "identity"))]);
+    assert!(summary.failures[0].error.contains("run drill-7"), "{}", summary.failures[0].error);
+    assert_eq!(world.claims().into_values().collect::<Vec<_>>(), [other]);
+}
+
+#[tokio::test]
+async fn a_plan_whose_inputs_changed_is_refused_by_name() {
+    let refused = async |world: &World, options: Options, plan: Plan| {
+        let engine = world.engine(options);
+        match engine.apply(plan, &run(), &Cancel::new()).await {
+            Err(EngineError::Refused { reasons }) => reasons.join("; "),
+            other => panic!("{other:?}"),
+        }
+    };
+    let world = World::new(1, false).await;
+    let mut edited = world.plan.clone();
+    edited.sites[0].stores[0].overwrite = true;
+    assert!(refused(&world, world.options(), edited).await.contains("edited"));
+    let mut elsewhere = world.options();
+    elsewhere.topology = Digest::of(b"another");
+    assert!(refused(&world, elsewhere, world.plan.clone()).await.contains("topology"));
+    let mut late = world.options();
+    late.clock = Clock::from_fn(|| muster_types::Timestamp::from_micros(i64::MAX));
+    let mut expired = world.plan.clone();
+    expired.expires_at = time(5);
+    assert!(refused(&world, late, expired.seal()).await.contains("expired"));
+    let mut missing = world.plan.clone();
+    missing.objects[0].key.push('x');
+    let key = missing.objects[0].key.clone();
+    assert!(refused(&world, world.options(), missing.seal()).await.contains(&key));
+    world.shard("d").lock().insert("sites", &victim(0), None, row("alive", "v0"));
+    let alive = refused(&world, world.options(), world.plan.clone()).await;
+    assert!(alive.contains("site:v0/metadata had 0 live rows") && alive.contains("1 now"), "{alive}");
+    assert!(world.effects().is_empty());
+    assert!(matches!(load_report(&world.repository, &run()).await, Err(JournalError::NoRun { .. })));
+}
+
+#[tokio::test]
+async fn an_abandoned_run_gives_its_stores_back_and_cannot_go_on() {
+    let world = World::new(2, false).await;
+    world.shard("e").lock().failures.insert(("publish", store(0, "identity")), (ErrorClass::Permanent, 1));
+    apply(&world).await;
+    assert_eq!(world.claims().len(), 2);
+    let engine = world.engine(world.options());
+    engine.abandon(&run(), "the site is restored by hand").await.unwrap();
+    assert!(world.claims().is_empty());
+    let report = load_report(&world.repository, &run()).await.unwrap();
+    assert_eq!(report.status, RunStatus::Abandoned);
+    let refused = engine.resume(&run(), &Cancel::new()).await.unwrap_err();
+    assert!(matches!(refused, EngineError::Journal(JournalError::Abandoned { .. })), "{refused}");
+}
