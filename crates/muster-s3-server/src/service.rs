@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::StreamExt as _;
 use s3s::dto::*;
-use s3s::{S3, S3Error, S3Request, S3Response, S3Result, s3_error};
+use s3s::{S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 use s3s_fs::FileSystem;
 use tokio::sync::RwLock;
 
@@ -15,6 +15,9 @@ use crate::read;
 use crate::serial::KeyLocks;
 use crate::spool::{Spool, Staged};
 use crate::tree::{self, Precondition, Tree, storage_error};
+
+/// Conditional writes up to this size wait for their key in memory; times the connections it is 64 MiB.
+const SMALL_BYTES_MAX: i64 = 64 * 1024;
 
 /// Beyond it, a new connection is cheaper than receiving what nobody wants.
 const DRAINED_BYTES_MAX: usize = 256 * 1024;
@@ -57,6 +60,7 @@ impl SerialisedFs {
         Ok(path)
     }
 
+    /// Gives a received body its key.
     async fn publish(
         &self,
         staged: Staged,
@@ -67,6 +71,25 @@ impl SerialisedFs {
         let path = self.tree.object_path(bucket, key)?;
         let _key = self.keys.lock(bucket, key).await;
         self.blocking(move |tree| tree.publish(&staged.file(), &path, &precondition)).await
+    }
+
+    /// A conditional write that fits in memory: the disk is touched only if the condition holds, and a race for a key
+    /// costs its losers nothing.
+    async fn put_small(
+        &self,
+        mut req: S3Request<PutObjectInput>,
+        precondition: Precondition,
+    ) -> S3Result<S3Response<PutObjectOutput>> {
+        req.input.body = Some(in_memory(req.input.body.take()).await?);
+        let (bucket, key) = (req.input.bucket.clone(), req.input.key.clone());
+        let _bucket = self.buckets.read().await;
+        let path = self.tree.object_path(&bucket, &key)?;
+        let _key = self.keys.lock(&bucket, &key).await;
+        Tree::check(&path, &precondition)?;
+        let (staged, mut response) = self.spool.receive(req).await?;
+        let publish = move |tree: &Tree| tree.publish(&staged.file(), &path, &precondition);
+        response.output.e_tag = Some(self.blocking(publish).await?);
+        Ok(response)
     }
 
     /// Opens an object that is durable: a reader that finds it can rely on finding it again.
@@ -117,6 +140,18 @@ async fn drain(body: Option<StreamingBlob>) {
             break;
         }
     }
+}
+
+/// Receives a body whole; its length is bounded by the request's.
+async fn in_memory(body: Option<StreamingBlob>) -> S3Result<StreamingBlob> {
+    let mut body = body.ok_or_else(|| s3_error!(IncompleteBody))?;
+    let mut pieces = Vec::new();
+    while let Some(piece) = body.next().await {
+        pieces.push(Ok::<_, std::io::Error>(
+            piece.map_err(|error| S3Error::with_source(S3ErrorCode::IncompleteBody, error))?,
+        ));
+    }
+    Ok(StreamingBlob::wrap(futures::stream::iter(pieces)))
 }
 
 fn refuse_metadata(metadata: Option<&s3s::dto::Metadata>) -> S3Result<()> {
@@ -245,6 +280,10 @@ impl S3 for SerialisedFs {
         let input = &req.input;
         refuse_metadata(input.metadata.as_ref())?;
         let precondition = Precondition::new(input.if_match.clone(), input.if_none_match.clone())?;
+        let conditional = !matches!(precondition, Precondition::None);
+        if conditional && input.content_length.is_some_and(|bytes| bytes <= SMALL_BYTES_MAX) {
+            return self.put_small(req, precondition).await;
+        }
         let (bucket, key) = (input.bucket.clone(), input.key.clone());
         if let Err(refusal) = self.precheck(&bucket, &key, &precondition).await {
             drain(req.input.body).await;
