@@ -36,7 +36,8 @@ pub(crate) fn seconds(seconds: f64) -> String {
     let sign = if seconds < 0.0 { "−" } else { "" };
     let value = seconds.abs();
     let text = match value {
-        v if v < 0.000_5 => "0 s".to_owned(),
+        v if v < 0.000_000_5 => "0 s".to_owned(),
+        v if v < 0.001 => format!("{:.0} µs", v * 1e6),
         v if v < 1.0 => format!("{:.0} ms", v * 1e3),
         v if v < 10.0 => format!("{v:.2} s"),
         v if v < 120.0 => format!("{v:.1} s"),
