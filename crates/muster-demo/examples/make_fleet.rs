@@ -8,7 +8,7 @@ use muster_demo::{Fleet, FleetConfig, Reached, TopologyOptions, WriterConfig};
 fn main() -> anyhow::Result<()> {
     let dir = std::env::args().nth(1).unwrap_or_else(|| "demo-fleet".to_owned());
     let started = Instant::now();
-    let fleet = Fleet::generate(FleetConfig::new(dir))?;
+    let fleet = Fleet::generate(&FleetConfig::new(dir))?;
     println!("{} sites, {} rows: {:.1?}", fleet.sites.len(), fleet.rows(), started.elapsed());
     let largest = fleet.sites.iter().map(|site| site.rows).max();
     println!("largest site aims at {largest:?} rows");

@@ -59,10 +59,10 @@ impl Fleet {
     ///
     /// # Errors
     /// If the folder cannot be written or holds a fleet already.
-    pub fn generate(mut config: FleetConfig) -> Result<Arc<Self>> {
+    pub fn generate(config: &FleetConfig) -> Result<Arc<Self>> {
         ensure!(config.sites > 0, "a fleet needs at least one site: give --sites 1 or more");
         let sites = site::sites(config.sites, config.rows_per_site, config.seed);
-        config.dir = std::path::absolute(&config.dir)?;
+        let config = FleetConfig { dir: std::path::absolute(&config.dir)?, ..config.clone() };
         let mut shards = Self::make_shards(&config.dir)?;
         fill(&mut shards, &sites, config.seed)?;
         let bits =

@@ -10,7 +10,7 @@ use rusqlite::Connection;
 use rusqlite::types::Value;
 
 fn fleet(dir: &Path, name: &str, sites: usize, seed: u64) -> Arc<Fleet> {
-    Fleet::generate(FleetConfig { sites, rows_per_site: 60, seed, dir: dir.join(name) }).unwrap()
+    Fleet::generate(&FleetConfig { sites, rows_per_site: 60, seed, dir: dir.join(name) }).unwrap()
 }
 
 fn rows(shard: &Shard) -> Vec<Vec<Value>> {

@@ -21,7 +21,7 @@ fn now_micros() -> i64 {
 
 fn small_fleet(dir: &Path, seed: u64) -> Arc<Fleet> {
     let config = FleetConfig { sites: 20, rows_per_site: 150, seed, dir: dir.join("fleet") };
-    Fleet::generate(config).unwrap()
+    Fleet::generate(&config).unwrap()
 }
 
 /// Runs writers until they have committed `count` more transactions.
