@@ -39,7 +39,8 @@ impl std::error::Error for Failure {}
 
 /// The exit code of an error: the innermost [`Failure`] decides.
 pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
-    let exit = error.chain().find_map(|cause| cause.downcast_ref::<Failure>()).map_or(Exit::Failed, |f| f.exit);
+    let exit =
+        error.chain().find_map(|cause| cause.downcast_ref::<Failure>()).map_or(Exit::Failed, |f| f.exit);
     exit as u8
 }
 

@@ -27,7 +27,11 @@ pub(crate) fn talks_to_terminal() -> bool {
 }
 
 /// A table with a header; columns named in `numbers` are right-aligned.
-pub(crate) fn table(header: &[&str], numbers: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+pub(crate) fn table(
+    header: &[&str],
+    numbers: &[&str],
+    rows: impl IntoIterator<Item = Vec<String>>,
+) -> String {
     let mut table = Table::new();
     let ruled = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
     table.load_style(ruled).set_content_arrangement(ContentArrangement::Dynamic);

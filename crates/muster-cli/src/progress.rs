@@ -13,7 +13,8 @@ const LINE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Shows events until the engine is done or gone.
 pub(crate) async fn follow(mut events: UnboundedReceiver<Event>) {
-    let mut view: Box<dyn View> = if print::talks_to_terminal() { Box::new(Bars::new()) } else { Box::new(Lines::new()) };
+    let mut view: Box<dyn View> =
+        if print::talks_to_terminal() { Box::new(Bars::new()) } else { Box::new(Lines::new()) };
     while let Some(event) = events.recv().await {
         let done = matches!(event, Event::Done { .. });
         match event {
@@ -62,7 +63,8 @@ impl Bars {
     fn new() -> Self {
         let all = MultiProgress::new();
         let bar = |template: &str| {
-            let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            let style =
+                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
             all.add(ProgressBar::new(0)).with_style(style.progress_chars("━╸ "))
         };
         Self {

@@ -47,7 +47,8 @@ impl SiteIds {
 const WRONG_IDS_MAX: usize = 10;
 
 fn parse_all(texts: &[(String, String)]) -> Result<(Vec<SiteId>, Vec<SiteId>)> {
-    let (mut seen, mut sites, mut repeated, mut wrong) = (BTreeSet::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut seen, mut sites, mut repeated, mut wrong) =
+        (BTreeSet::new(), Vec::new(), Vec::new(), Vec::new());
     for (place, text) in texts {
         match text.parse::<SiteId>() {
             Ok(site) if seen.insert(site.clone()) => sites.push(site),
@@ -61,7 +62,10 @@ fn parse_all(texts: &[(String, String)]) -> Result<(Vec<SiteId>, Vec<SiteId>)> {
         if more > 0 {
             text.push_str(&format!("\n  … and {more} more"));
         }
-        bail!(exit::Failure::new(exit::Exit::Input, format!("{} of {} ids are not site ids:\n  {text}", wrong.len(), texts.len())));
+        bail!(exit::Failure::new(
+            exit::Exit::Input,
+            format!("{} of {} ids are not site ids:\n  {text}", wrong.len(), texts.len())
+        ));
     }
     Ok((sites, repeated))
 }
@@ -72,9 +76,9 @@ pub(crate) fn moment(text: &str) -> Result<Timestamp> {
         return Ok(context::now());
     }
     if let Some(amount) = text.strip_suffix(" ago") {
-        let span: jiff::Span = amount
-            .parse()
-            .map_err(|_| exit::input(format!("`{text}` is not a time ago; write it as `5m ago` or `2h ago`")))?;
+        let span: jiff::Span = amount.parse().map_err(|_| {
+            exit::input(format!("`{text}` is not a time ago; write it as `5m ago` or `2h ago`"))
+        })?;
         let total = span
             .total((jiff::Unit::Second, jiff::SpanRelativeTo::days_are_24_hours()))
             .map_err(|error| exit::input(format!("`{text}` is not a time ago: {error}")))?;
@@ -106,7 +110,8 @@ impl SiteFilter {
     /// Whether a site, with its facts read, is asked for.
     pub(crate) fn matches(&self, site: &SiteHistory) -> bool {
         let facts = site.facts.clone().unwrap_or_default();
-        let shard = self.shard.as_ref().is_none_or(|shard| site.traces.iter().any(|trace| &trace.shard == shard));
+        let shard =
+            self.shard.as_ref().is_none_or(|shard| site.traces.iter().any(|trace| &trace.shard == shard));
         shard
             && self.region.as_ref().is_none_or(|region| facts.region.as_ref() == Some(region))
             && self.tier.as_ref().is_none_or(|tier| facts.tier.as_ref() == Some(tier))
@@ -115,8 +120,13 @@ impl SiteFilter {
 
 impl fmt::Display for SiteFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let parts = [("region", &self.region), ("tier", &self.tier), ("shard", &self.shard.as_ref().map(ToString::to_string))];
-        let said: Vec<String> = parts.iter().filter_map(|(name, value)| Some(format!("{name}={}", (*value).as_ref()?))).collect();
+        let parts = [
+            ("region", &self.region),
+            ("tier", &self.tier),
+            ("shard", &self.shard.as_ref().map(ToString::to_string)),
+        ];
+        let said: Vec<String> =
+            parts.iter().filter_map(|(name, value)| Some(format!("{name}={}", (*value).as_ref()?))).collect();
         f.write_str(&said.join(" "))
     }
 }

@@ -36,7 +36,9 @@ pub(crate) struct ResumeArgs {
 pub(crate) async fn apply(topology: &Path, args: ApplyArgs) -> Result<ExitCode> {
     let plan = plan::read(&args.plan)?;
     if plan.worst() == Some(Severity::Fatal) {
-        return Err(exit::refused("the plan has fatal notes and cannot be applied; mend what they name and plan again"));
+        return Err(exit::refused(
+            "the plan has fatal notes and cannot be applied; mend what they name and plan again",
+        ));
     }
     let context = Context::open(topology).await?;
     let (engine, shown) = engine(&context);
@@ -78,7 +80,8 @@ pub(crate) fn engine(context: &Context) -> (Engine, tokio::task::JoinHandle<()>)
 
 /// Host and process, for those who ask who holds a run.
 fn operator() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "unknown-host\n".to_owned());
+    let host =
+        std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "unknown-host\n".to_owned());
     format!("{}:{}", host.trim(), std::process::id())
 }
 
@@ -135,9 +138,9 @@ pub(crate) fn failure(error: EngineError) -> anyhow::Error {
     match error {
         EngineError::Refused { .. }
         | EngineError::FencedInShard { .. }
-        | EngineError::Journal(JournalError::Fenced { .. } | JournalError::Exists { .. } | JournalError::Abandoned { .. }) => {
-            exit::refused(text)
-        }
+        | EngineError::Journal(
+            JournalError::Fenced { .. } | JournalError::Exists { .. } | JournalError::Abandoned { .. },
+        ) => exit::refused(text),
         EngineError::Journal(JournalError::NoRun { .. }) => exit::input(text),
         _ => anyhow!(text),
     }

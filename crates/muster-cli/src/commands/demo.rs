@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use muster_demo::{DeletionLog, Fleet, FleetConfig, Reached, TopologyOptions, Verdict, WriterConfig, Writers};
+use muster_demo::{
+    DeletionLog, Fleet, FleetConfig, Reached, TopologyOptions, Verdict, WriterConfig, Writers,
+};
 use muster_types::report::Report;
 
 use crate::{context, exit, print};
@@ -71,7 +73,8 @@ impl Drop for Helper {
 impl Demo {
     fn prepare(args: DemoArgs) -> Result<Self> {
         let began = Instant::now();
-        let stamp: String = context::now().to_string().chars().filter(char::is_ascii_digit).take(14).collect();
+        let stamp: String =
+            context::now().to_string().chars().filter(char::is_ascii_digit).take(14).collect();
         let dir = args.dir.unwrap_or_else(|| PathBuf::from(format!("muster-demo-{stamp}")));
         let mut config = FleetConfig::new(&dir);
         config.sites = args.sites;
@@ -101,7 +104,8 @@ impl Demo {
     fn play(self) -> Result<ExitCode> {
         heading("capture: triggers, a snapshot of each shard, then its changes");
         let endpoint = self.dir.join("s3");
-        let _server = self.start(&["s3", "serve", &endpoint.display().to_string(), "--listen", &self.listen()?])?;
+        let _server =
+            self.start(&["s3", "serve", &endpoint.display().to_string(), "--listen", &self.listen()?])?;
         self.muster(&["capture", "init"])?;
         self.muster(&["check"])?;
         self.muster(&["capture", "--once"])?;
@@ -119,7 +123,15 @@ impl Demo {
         heading("detect, plan, apply");
         self.muster(&["capture", "wait", "--covers", "now"])?;
         let from = started.to_string();
-        self.muster(&["detect", "--from", &from, "--title", "883 sites deleted by a script", "--out", "incident.toml"])?;
+        self.muster(&[
+            "detect",
+            "--from",
+            &from,
+            "--title",
+            "883 sites deleted by a script",
+            "--out",
+            "incident.toml",
+        ])?;
         self.muster(&["plan", "--incident", "incident.toml", "--proof", "full", "--out", "plan.json"])?;
         self.muster(&["apply", "plan.json", "--run", RUN])?;
 
@@ -162,7 +174,10 @@ impl Demo {
         print::data(format!("the page: {}", self.dir.join("report.html").display()));
         print::data(format!("look around: cd {} && muster show site:ID --at TIME", self.dir.display()));
         if !verdict.holds() || log.sites.len() != self.victims {
-            bail!("the fleet is not what it was: see the differences above; everything is left in {}", self.dir.display());
+            bail!(
+                "the fleet is not what it was: see the differences above; everything is left in {}",
+                self.dir.display()
+            );
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -184,7 +199,11 @@ impl Demo {
         show_command(args);
         let status = self.command(args).status().context("failed to run muster")?;
         if !status.success() {
-            bail!("`muster {}` ended with {status}; everything is left in {}", args.join(" "), self.dir.display());
+            bail!(
+                "`muster {}` ended with {status}; everything is left in {}",
+                args.join(" "),
+                self.dir.display()
+            );
         }
         Ok(())
     }
@@ -200,10 +219,12 @@ impl Demo {
     /// Starts a helper; what it prints goes to a file of its own.
     fn start(&self, args: &[&str]) -> Result<Helper> {
         let path = self.dir.join(format!("{}.log", args[..2].join("-").replace("--", "")));
-        let file = std::fs::File::create(&path).with_context(|| format!("failed to create `{}`", path.display()))?;
+        let file =
+            std::fs::File::create(&path).with_context(|| format!("failed to create `{}`", path.display()))?;
         print::data(format!("$ muster {} &    # prints to {}", args.join(" "), shown(&path)));
         let mut command = self.command(args);
-        let child = command.stdout(file.try_clone()?).stderr(file).spawn().context("failed to start muster")?;
+        let child =
+            command.stdout(file.try_clone()?).stderr(file).spawn().context("failed to start muster")?;
         Ok(Helper(child))
     }
 
@@ -221,7 +242,9 @@ fn heading(text: &str) {
 }
 
 fn show_command(args: &[&str]) {
-    let quoted: Vec<String> =
-        args.iter().map(|arg| if arg.contains(' ') { format!("'{arg}'") } else { (*arg).to_owned() }).collect();
+    let quoted: Vec<String> = args
+        .iter()
+        .map(|arg| if arg.contains(' ') { format!("'{arg}'") } else { (*arg).to_owned() })
+        .collect();
     print::data(format!("$ muster {}", quoted.join(" ")));
 }

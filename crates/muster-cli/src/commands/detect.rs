@@ -58,7 +58,8 @@ pub(crate) async fn run(topology: &Path, args: DetectArgs) -> Result<ExitCode> {
 fn write(found: &Detection, args: &DetectArgs, from: Timestamp, to: Timestamp, path: &Path) -> Result<()> {
     let incident = found.incident(&args.title, &format!("detect {from}..{to}"), context::now());
     let text = toml::to_string(&incident).context("failed to write the incident")?;
-    let mut file = std::fs::File::create(path).with_context(|| format!("failed to create `{}`", path.display()))?;
+    let mut file =
+        std::fs::File::create(path).with_context(|| format!("failed to create `{}`", path.display()))?;
     file.write_all(text.as_bytes()).with_context(|| format!("failed to write `{}`", path.display()))
 }
 
@@ -75,17 +76,27 @@ fn show(found: &Detection, from: Timestamp, to: Timestamp) {
     }
     if !found.lost.is_empty() {
         let header = ["site", "hit at", "stores", "rows before", "rows left", "last recovery point before"];
-        print::data(print::table(&header, &["stores", "rows before", "rows left"], found.lost.iter().take(SITES_MAX).map(row)));
+        print::data(print::table(
+            &header,
+            &["stores", "rows before", "rows left"],
+            found.lost.iter().take(SITES_MAX).map(row),
+        ));
         if found.lost.len() > SITES_MAX {
             print::data(format!("… and {} more sites", found.lost.len() - SITES_MAX));
         }
     }
     if !found.marked.is_empty() {
         let rows: u64 = found.marked.iter().map(|loss| loss.rows).sum();
-        print::data(format!("Muster itself removed {} rows in the window (roll-backs, overwrites); not counted", print::count(rows)));
+        print::data(format!(
+            "Muster itself removed {} rows in the window (roll-backs, overwrites); not counted",
+            print::count(rows)
+        ));
     }
     for loss in &found.table_losses {
-        print::data(format!("table {} of {}: {:?} by {}: {}", loss.table, loss.shard, loss.event, loss.at, loss.reason));
+        print::data(format!(
+            "table {} of {}: {:?} by {}: {}",
+            loss.table, loss.shard, loss.event, loss.at, loss.reason
+        ));
     }
 }
 

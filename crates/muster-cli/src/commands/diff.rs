@@ -70,7 +70,9 @@ async fn compare(context: &Context, earlier: &SiteAt, later: &Later) -> Result<B
     for (store, table) in earlier.tables() {
         let image = images.entry(table.def.name.clone()).or_default();
         store
-            .rows(&context.repository, &table.def.name, |rows| rows.iter().for_each(|row| image.add(table, row)))
+            .rows(&context.repository, &table.def.name, |rows| {
+                rows.iter().for_each(|row| image.add(table, row))
+            })
             .await?;
     }
     let mut differences: BTreeMap<String, Difference> = BTreeMap::new();
@@ -79,7 +81,8 @@ async fn compare(context: &Context, earlier: &SiteAt, later: &Later) -> Result<B
             for (store, table) in later.tables() {
                 let image = images.entry(table.def.name.clone()).or_default();
                 let difference = differences.entry(table.def.name.clone()).or_default();
-                let compare = |rows: Vec<_>| rows.iter().for_each(|row| image.compare(table, row, difference));
+                let compare =
+                    |rows: Vec<_>| rows.iter().for_each(|row| image.compare(table, row, difference));
                 store.rows(&context.repository, &table.def.name, compare).await?;
             }
         }
@@ -121,7 +124,8 @@ async fn live(
 fn show(earlier: &SiteAt, args: &DiffArgs, differences: &BTreeMap<String, Difference>) {
     print::data(format!("{} from {} to {}", earlier.site, earlier.at, args.to));
     let rows = differences.iter().map(|(table, difference)| {
-        let counts = [&difference.added, &difference.removed, &difference.changed].map(|keys| keys.len() as u64);
+        let counts =
+            [&difference.added, &difference.removed, &difference.changed].map(|keys| keys.len() as u64);
         let mut cells = vec![table.clone()];
         cells.extend(counts.map(print::count));
         cells.push(print::count(difference.same));
@@ -130,7 +134,11 @@ fn show(earlier: &SiteAt, args: &DiffArgs, differences: &BTreeMap<String, Differ
     let header = ["table", "added", "removed", "changed", "same"];
     print::data(print::table(&header, &header[1..], rows));
     for (table, difference) in differences {
-        let lists = [("added", &difference.added), ("removed", &difference.removed), ("changed", &difference.changed)];
+        let lists = [
+            ("added", &difference.added),
+            ("removed", &difference.removed),
+            ("changed", &difference.changed),
+        ];
         for (verb, keys) in lists.into_iter().filter(|(_, keys)| !keys.is_empty()) {
             let shown: BTreeSet<&str> = keys.iter().take(args.limit).map(String::as_str).collect();
             let more = keys.len().saturating_sub(args.limit);

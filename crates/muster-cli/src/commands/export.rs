@@ -52,7 +52,8 @@ pub(crate) async fn run(topology: &Path, args: ExportArgs) -> Result<ExitCode> {
     let context = Context::open(topology).await?;
     let catalog = context.catalog_of([site.clone()]).await?;
     let found = SiteAt::find(&context.topology, &catalog, &site, at)?;
-    std::fs::create_dir_all(&args.out).with_context(|| format!("failed to create `{}`", args.out.display()))?;
+    std::fs::create_dir_all(&args.out)
+        .with_context(|| format!("failed to create `{}`", args.out.display()))?;
     for store in &found.stores {
         let path = args.out.join(format!("{}.{}.sql", site.as_str(), store.store.store.kind.file_name()));
         let rows = write_store(&context, store, dialect, args.with_definitions, &path).await?;

@@ -31,9 +31,12 @@ pub(crate) async fn run(topology: &Path, args: HistoryArgs) -> Result<ExitCode> 
     let context = Context::open(topology).await?;
     let catalog = context.catalog_of([site.clone()]).await?;
     if !catalog.sites.contains_key(&site) {
-        return Err(exit::input(format!("the repository holds nothing of {site}; `muster sites` lists what it holds")));
+        return Err(exit::input(format!(
+            "the repository holds nothing of {site}; `muster sites` lists what it holds"
+        )));
     }
-    let wanted = |activity: &Activity| from.is_none_or(|from| activity.last_at >= from) && activity.first_at <= to;
+    let wanted =
+        |activity: &Activity| from.is_none_or(|from| activity.last_at >= from) && activity.first_at <= to;
     let activity: Vec<Activity> = history::history(&catalog, &site).into_iter().filter(wanted).collect();
     if activity.is_empty() {
         print::talk(format!("the log holds no change of {site} in that time"));

@@ -104,7 +104,13 @@ pub(crate) async fn make(context: &Context, request: &PlanRequest) -> Result<Pla
     let probes = planner::select_stores(&context.topology, &catalog, sites)?;
     let live = probe(context, &probes).await?;
     let now = context::now();
-    Ok(planner::plan(PlanInput { topology: &context.topology, catalog: &catalog, request, live: &live, now })?)
+    Ok(planner::plan(PlanInput {
+        topology: &context.topology,
+        catalog: &catalog,
+        request,
+        live: &live,
+        now,
+    })?)
 }
 
 /// Asks every shard's driver for the live state of the stores that go there.
@@ -118,7 +124,8 @@ async fn probe(context: &Context, stores: &[StoreToProbe]) -> Result<BTreeMap<St
     let mut live = BTreeMap::new();
     for (shard, probes) in by_shard {
         let Some(driver) = drivers.get(shard) else { continue };
-        let answers = driver.probe(&probes).await.with_context(|| format!("failed to look at shard {shard}"))?;
+        let answers =
+            driver.probe(&probes).await.with_context(|| format!("failed to look at shard {shard}"))?;
         live.extend(probes.into_iter().map(|probe| probe.store).zip(answers));
     }
     Ok(live)
@@ -164,7 +171,13 @@ async fn filtered(context: &Context, filter: &SiteFilter, target: Timestamp) -> 
     let all: Vec<IncidentSite> = catalog
         .sites
         .keys()
-        .map(|site| IncidentSite { site: site.clone(), target, outage_at: None, before: BTreeMap::new(), note: None })
+        .map(|site| IncidentSite {
+            site: site.clone(),
+            target,
+            outage_at: None,
+            before: BTreeMap::new(),
+            note: None,
+        })
         .collect();
     muster_inspect::read_facts(&context.repository, &context.topology, &mut catalog, &all).await?;
     Ok(catalog.sites.iter().filter(|(_, site)| filter.matches(site)).map(|(id, _)| id.clone()).collect())
@@ -178,14 +191,18 @@ pub(crate) fn read_incident(path: &Path) -> Result<Incident> {
         .map_err(|error| exit::input(format!("`{}` is not an incident file: {error}", path.display())))?;
     format::accept(&path.display().to_string(), incident.format).map_err(exit::input)?;
     if incident.sites.is_empty() {
-        return Err(exit::input(format!("the incident `{}` names no site: there is nothing to plan", path.display())));
+        return Err(exit::input(format!(
+            "the incident `{}` names no site: there is nothing to plan",
+            path.display()
+        )));
     }
     Ok(incident)
 }
 
 /// Reads a plan file, checking its format and that its content has its id.
 pub(crate) fn read(path: &Path) -> Result<Plan> {
-    let failed = |error: &dyn std::fmt::Display| exit::input(format!("`{}` is not a plan: {error}", path.display()));
+    let failed =
+        |error: &dyn std::fmt::Display| exit::input(format!("`{}` is not a plan: {error}", path.display()));
     let text = std::fs::read(path)
         .map_err(|error| exit::input(format!("failed to read the plan `{}`: {error}", path.display())))?;
     #[derive(serde::Deserialize)]

@@ -15,7 +15,11 @@ const ROWS_MAX: usize = 15;
 pub(crate) fn show(plan: &Plan) {
     let stores: usize = plan.sites.iter().map(|site| site.stores.len()).sum();
     let sum = |figure: fn(&SitePlan) -> u64| plan.sites.iter().map(figure).sum::<u64>();
-    print::data(format!("plan {} · {}", &plan.id.as_str()[..12.min(plan.id.as_str().len())], plan.request.incident.title));
+    print::data(format!(
+        "plan {} · {}",
+        &plan.id.as_str()[..12.min(plan.id.as_str().len())],
+        plan.request.incident.title
+    ));
     print::data(format!(
         "{} sites, {} stores, {} rows, {} to read from {} objects, {} steps; about {}",
         print::count(plan.sites.len() as u64),
@@ -44,7 +48,11 @@ fn show_shards(plan: &Plan) {
             shard.region.clone(),
             print::count(shard.stores),
             print::count(shard.rows),
-            format!("{} of {} ms", longest.get(name).copied().unwrap_or(0), shard.writer_block_milliseconds_max),
+            format!(
+                "{} of {} ms",
+                longest.get(name).copied().unwrap_or(0),
+                shard.writer_block_milliseconds_max
+            ),
         ]
     });
     let header = ["shard", "region", "stores", "rows", "writers blocked at most"];
@@ -54,7 +62,8 @@ fn show_shards(plan: &Plan) {
 fn show_sites(plan: &Plan) {
     print::data("");
     let rows = plan.sites.iter().take(ROWS_MAX).map(site_row);
-    let header = ["site", "name", "region", "tier", "stores", "rows", "bytes", "target", "reached (oldest)", "RPO"];
+    let header =
+        ["site", "name", "region", "tier", "stores", "rows", "bytes", "target", "reached (oldest)", "RPO"];
     print::data(print::table(&header, &["stores", "rows", "bytes", "RPO"], rows));
     if plan.sites.len() > ROWS_MAX {
         print::data(format!("… and {} more sites", plan.sites.len() - ROWS_MAX));

@@ -142,13 +142,20 @@ fn show_failures(report: &Report) {
         }
     }
     if failed.len() > TERMINAL_SITES_MAX {
-        print::data(format!("  … and {} more: muster report {} --json", failed.len() - TERMINAL_SITES_MAX, report.run));
+        print::data(format!(
+            "  … and {} more: muster report {} --json",
+            failed.len() - TERMINAL_SITES_MAX,
+            report.run
+        ));
     }
 }
 
 fn show_slowest(report: &Report) {
-    let mut sites: Vec<&SiteReport> = report.sites.iter().filter(|site| site.rto_declared_seconds.is_some()).collect();
-    sites.sort_by(|a, b| b.rto_declared_seconds.unwrap_or(0.0).total_cmp(&a.rto_declared_seconds.unwrap_or(0.0)));
+    let mut sites: Vec<&SiteReport> =
+        report.sites.iter().filter(|site| site.rto_declared_seconds.is_some()).collect();
+    sites.sort_by(|a, b| {
+        b.rto_declared_seconds.unwrap_or(0.0).total_cmp(&a.rto_declared_seconds.unwrap_or(0.0))
+    });
     if sites.is_empty() {
         return;
     }

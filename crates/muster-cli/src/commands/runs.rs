@@ -20,7 +20,13 @@ pub(crate) async fn run(topology: &Path, _args: RunsArgs) -> Result<ExitCode> {
     for run in RunObjects::list(&context.repository).await? {
         let report = muster_engine::load_report(&context.repository, &run).await?;
         let restored = format!("{} of {}", report.totals.sites_restored, report.totals.sites);
-        rows.push(vec![run.to_string(), report.opened_at.to_string(), format!("{:?}", report.status), restored, report.title]);
+        rows.push(vec![
+            run.to_string(),
+            report.opened_at.to_string(),
+            format!("{:?}", report.status),
+            restored,
+            report.title,
+        ]);
     }
     if rows.is_empty() {
         print::talk("no runs yet: muster plan, then muster apply");

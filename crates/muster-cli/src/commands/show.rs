@@ -50,7 +50,10 @@ async fn show_stores(context: &Context, site: &SiteAt) -> Result<()> {
     for store in &site.stores {
         let point = &store.store.point;
         print::data("");
-        print::data(format!("{} in {} · state of {} ({})", store.store.store.kind, store.store.source, point.boundary.at, point.because));
+        print::data(format!(
+            "{} in {} · state of {} ({})",
+            store.store.store.kind, store.store.source, point.boundary.at, point.because
+        ));
         let mut rows = Vec::new();
         for table in store.tables() {
             let read = store.rows(&context.repository, &table.def.name, drop).await?;
@@ -65,16 +68,31 @@ async fn show_stores(context: &Context, site: &SiteAt) -> Result<()> {
 async fn show_table(context: &Context, site: &SiteAt, name: &str, limit: usize) -> Result<()> {
     let Some((store, table)) = site.tables().find(|(_, table)| table.def.name == name) else {
         let names: Vec<&str> = site.tables().map(|(_, table)| table.def.name.as_str()).collect();
-        return Err(exit::input(format!("{} had no table `{name}` at {}; it had {}", site.site, site.at, names.join(", "))));
+        return Err(exit::input(format!(
+            "{} had no table `{name}` at {}; it had {}",
+            site.site,
+            site.at,
+            names.join(", ")
+        )));
     };
     let (rows, total) = first_rows(context, store, table, limit).await?;
     let header: Vec<&str> = table.def.stored_columns().map(|column| column.name.as_str()).collect();
     print::data(print::table(&header, &[], rows.iter().map(|row| cells(row))));
-    print::talk(format!("{} of {} rows, as of {}", rows.len(), print::count(total), store.store.point.boundary.at));
+    print::talk(format!(
+        "{} of {} rows, as of {}",
+        rows.len(),
+        print::count(total),
+        store.store.point.boundary.at
+    ));
     Ok(())
 }
 
-async fn first_rows(context: &Context, store: &StoreAt, table: &CapturedTable, limit: usize) -> Result<(Vec<Row>, u64)> {
+async fn first_rows(
+    context: &Context,
+    store: &StoreAt,
+    table: &CapturedTable,
+    limit: usize,
+) -> Result<(Vec<Row>, u64)> {
     let mut kept = Vec::new();
     let keep = |rows: Vec<Row>| kept.extend(rows.into_iter().take(limit.saturating_sub(kept.len())));
     let read = store.rows(&context.repository, &table.def.name, keep).await?;

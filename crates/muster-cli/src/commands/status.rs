@@ -30,7 +30,8 @@ pub(crate) async fn run(topology: &Path, args: StatusArgs) -> Result<ExitCode> {
 }
 
 fn show(status: &Status) {
-    let left = status.seconds_left.map(|left| format!(", about {} left", print::seconds(left))).unwrap_or_default();
+    let left =
+        status.seconds_left.map(|left| format!(", about {} left", print::seconds(left))).unwrap_or_default();
     print::data(format!(
         "run {} · {:?} · {} of {} sites, {} of {} rows, {} of {}{left}",
         status.run,
