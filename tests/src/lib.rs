@@ -1,1 +1,37 @@
-//! Whole-system tests; see the `tests` folder beside this one.
+//! The harness of the whole-system tests: what a responder would do, done by the real binary.
+//!
+//! A [`World`] is a temporary folder with a generated fleet, its topology, and a running `muster s3 serve`. Commands
+//! run as a user runs them ([`World::muster`], answered by [`Ran`]) or are watched and killed ([`Engine`]). The judge is
+//! the oracle of `muster-demo`, which shares no code with Muster.
+//!
+//! # Invariants
+//! - Nothing here waits by time: [`until`] looks for a condition and fails at a deadline.
+//! - Every world prints its seed with a line that reproduces; `MUSTER_SEED` sets it, `MUSTER_KEEP=1` keeps the folder.
+//!
+//! # Errors
+//! A harness stops its test: everything panics with what was run and what it said.
+//!
+//! # Not here
+//! What is tested: one file a subject in `tests/`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a harness stops its test by panicking")]
+#![allow(clippy::print_stderr, reason = "cargo shows it with a failure")]
+
+mod binary;
+mod command;
+mod engine;
+mod incident;
+mod saved;
+mod seed;
+mod server;
+mod shard;
+mod world;
+
+pub use binary::muster;
+pub use command::Ran;
+pub use engine::{Engine, Moment};
+pub use incident::{Incident, now};
+pub use saved::Saved;
+pub use seed::{cases, seed};
+pub use shard::{copy_shard, query, query_text, rows_of_site};
+pub use world::{Size, World, until};
