@@ -217,3 +217,20 @@ fn shard_proof(state: &RunState, outcome: Option<&Outcome>, known: &StepState) -
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_values_that_occur_and_misses_are_named() {
+        let sites: Vec<SiteId> = (1..=40).map(|number| SiteId::new(format!("s{number}")).unwrap()).collect();
+        let values = sites.iter().zip(1..).map(|(site, value)| (site, Some(f64::from(value)), 38.0));
+        let figures = distribution(values);
+        assert_eq!((figures.count, figures.p50, figures.p95, figures.max), (40, 20.0, 38.0, 40.0));
+        assert_eq!(figures.misses, [sites[38].clone(), sites[39].clone()]);
+        assert_eq!(distribution(sites.iter().map(|site| (site, None, 1.0))), Distribution::default());
+        let one = distribution(std::iter::once((&sites[0], Some(7.0), 7.0)));
+        assert_eq!((one.p50, one.p95, one.max, one.misses.len()), (7.0, 7.0, 7.0, 0));
+    }
+}

@@ -173,3 +173,37 @@ async fn an_abandoned_run_gives_its_stores_back_and_cannot_go_on() {
     let refused = engine.resume(&run(), &Cancel::new()).await.unwrap_err();
     assert!(matches!(refused, EngineError::Journal(JournalError::Abandoned { .. })), "{refused}");
 }
+
+#[tokio::test]
+async fn declared_commands_rebuild_after_publishing_and_check_at_hand_back() {
+    let mut world = World::new(2, false).await;
+    world.add_commands(&["echo", "indexed {site}"], &["echo", "routed {site}"]);
+    assert_eq!(apply(&world).await.sites_restored, 2);
+    let history = crate::read_run(&world.repository, &run()).await.unwrap();
+    let output = |step: StepKey| match &history.state.step(&step).unwrap().outcome {
+        Some(muster_types::journal::Outcome::CommandRan { output }) => output.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(output(StepKey::Publish(store(0, "search"))), "indexed v0");
+    assert_eq!(output(StepKey::Handback(victim(0))), "routed v0");
+
+    let mut world = World::new(2, false).await;
+    world.add_commands(&["true"], &["false"]);
+    let summary = apply(&world).await;
+    assert_eq!((summary.sites_restored, summary.sites_failed), (1, 1));
+    assert_eq!(summary.failures[0].step, StepKey::Handback(victim(0)));
+    assert_eq!(world.claims().len(), 2, "a site whose check fails stays claimed");
+}
+
+#[tokio::test]
+async fn no_engine_fences_itself_when_answers_are_lost() {
+    use muster_repo::memory::AttemptFault;
+    let world = World::new(3, false).await;
+    world.memory.0.fail_creates(vec![AttemptFault::LostAnswer; 1000]);
+    let summary = apply(&world).await;
+    assert_eq!((summary.sites_restored, summary.epoch), (3, Epoch(1)));
+    let history = crate::read_run(&world.repository, &run()).await.unwrap();
+    let starts =
+        history.records().filter(|record| matches!(record, muster_types::journal::Record::Started { .. }));
+    assert_eq!(starts.count(), world.plan.steps.len());
+}

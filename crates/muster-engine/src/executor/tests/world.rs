@@ -32,7 +32,7 @@ pub(in crate::executor) fn row(id: &str, site: &str) -> Row {
 }
 
 /// Memory that lets others run at each request, as a network does.
-struct Yielding(MemoryObjects);
+pub(super) struct Yielding(pub(super) MemoryObjects);
 
 #[async_trait]
 impl Objects for Yielding {
@@ -69,6 +69,7 @@ impl Objects for Yielding {
 pub(super) struct World {
     pub(super) repository: Repository,
     pub(super) objects: Arc<dyn Objects>,
+    pub(super) memory: Arc<Yielding>,
     pub(super) shards: BTreeMap<ShardName, Arc<FakeShard>>,
     pub(super) plan: Plan,
     /// What the shards hold of the victims when all are back.
@@ -115,7 +116,8 @@ pub(super) fn store(number: usize, kind: &str) -> StoreId {
 impl World {
     /// A fleet with so many victims, proven fully; with `capture`, changes are only found in the repository.
     pub(super) async fn new(victims: usize, capture: bool) -> Self {
-        let objects: Arc<dyn Objects> = Arc::new(Yielding(MemoryObjects::new()));
+        let memory = Arc::new(Yielding(MemoryObjects::new()));
+        let objects: Arc<dyn Objects> = Arc::clone(&memory) as Arc<dyn Objects>;
         let repository = Repository::create(Arc::clone(&objects), time(0)).await.unwrap();
         let mut shards = BTreeMap::new();
         let mut builder = PlanBuilder::default();
@@ -148,7 +150,36 @@ impl World {
         let query = CatalogQuery { sites: Sites::All, shards: None };
         let catalog = catalog::read(&repository, &query, time(1)).await.unwrap();
         let plan = builder.plan(&catalog, victims);
-        Self { repository, objects, shards, plan, restored }
+        Self { repository, objects, memory, shards, plan, restored }
+    }
+
+    /// Gives the first site a kind that is rebuilt after its stores, and one that is checked at hand-back.
+    pub(super) fn add_commands(&mut self, rebuild: &[&str], outside: &[&str]) {
+        let words = |command: &[&str]| command.iter().map(|&word| word.to_owned()).collect();
+        let mut plan = self.plan.clone();
+        let model = plan.sites[0].stores[0].clone();
+        let mut add = |kind: &str, restoration| {
+            let kind = kind.parse().unwrap();
+            plan.sites[0].stores.push(StorePlan {
+                kind,
+                restoration,
+                tables: vec![],
+                rows: 0,
+                bytes: 0,
+                ..model.clone()
+            });
+        };
+        add("search", Restoration::Rebuilt { command: words(rebuild) });
+        add("routing", Restoration::External { command: words(outside) });
+        let key = StepKey::Publish(store(0, "search"));
+        let find = |key: &StepKey| plan.steps.iter().position(|step| step.key == *key).unwrap();
+        let published = find(&StepKey::Publish(store(0, "identity")));
+        let check = find(&StepKey::Check(victim(0)));
+        let number = u32::try_from(plan.steps.len()).unwrap();
+        let model = plan.steps[check].clone();
+        plan.steps.push(PlanStep { key, after: vec![u32::try_from(published).unwrap()], ..model });
+        plan.steps[check].after.push(number);
+        self.plan = plan.seal();
     }
 
     pub(super) fn options(&self) -> Options {
