@@ -70,9 +70,10 @@ impl Check<'_> {
         self.live.iter().find(|table| table.name.eq_ignore_ascii_case(name))
     }
 
-    fn is_owned(&self, name: &str) -> bool {
+    /// The declaration of an owned table; SQLite does not mind the case of its name in a foreign key.
+    fn owned(&self, name: &str) -> Option<(&String, &TableConfig)> {
         let declared = self.tables.iter().find(|(table, _)| table.eq_ignore_ascii_case(name));
-        declared.is_some_and(|(_, config)| config.owner != Owner::Reference)
+        declared.filter(|(_, config)| config.owner != Owner::Reference)
     }
 
     fn undeclared(&self, table: &TableDef) -> TopologyError {
@@ -101,15 +102,13 @@ impl Check<'_> {
         });
         let parent =
             table.foreign_keys.iter().find_map(|key| match (&key.columns[..], &key.parent_columns[..]) {
-                ([column], [parent]) if self.is_owned(&key.parent_table) => {
-                    Some((column, &key.parent_table, parent))
-                }
+                ([column], [parent]) => self.owned(&key.parent_table).map(|owned| (column, owned, parent)),
                 _ => None,
             });
         let (kind, owner) = match (tenant, parent) {
             (Some(column), _) => (None, format!("tenant = {column:?}")),
-            (None, Some((column, of, key))) => (
-                self.tables.get(of).map(|table| &table.kind),
+            (None, Some((column, (of, owned), key))) => (
+                Some(&owned.kind),
                 format!("parent = {{ column = {column:?}, table = {of:?}, key = {key:?} }}"),
             ),
             (None, None) => (None, "reference = true".to_owned()),
@@ -161,7 +160,7 @@ impl Check<'_> {
         while let Some(path) = open.pop_front() {
             let keys = path.last().map_or(&[][..], |table| table.foreign_keys.as_slice());
             for key in keys {
-                if self.is_owned(&key.parent_table) {
+                if self.owned(&key.parent_table).is_some() {
                     let names = path.iter().map(|table| format!("`{}`", table.name));
                     let names: Vec<_> = names.chain([format!("`{}`", key.parent_table)]).collect();
                     let what = format!(
