@@ -80,7 +80,8 @@ impl CaptureRunner {
             let make: SourceFactory = Arc::new(move || install::source(&topology, &shard));
             make
         };
-        let sources = topology.shards.keys().filter(wanted).map(|shard| (shard.clone(), factory(shard))).collect();
+        let sources =
+            topology.shards.keys().filter(wanted).map(|shard| (shard.clone(), factory(shard))).collect();
         Self::with_sources(repository, sources, options)
     }
 
@@ -114,8 +115,9 @@ impl CaptureRunner {
         let permits = Semaphore::new(self.options.shards_at_once.max(1));
         let (stop, stopped) = watch::channel(false);
         let options = &self.options;
-        let followed =
-            join_all(self.shards.iter_mut().map(|capture| follow_shard(capture, options, &permits, stopped.clone())));
+        let followed = join_all(
+            self.shards.iter_mut().map(|capture| follow_shard(capture, options, &permits, stopped.clone())),
+        );
         let end = async {
             shutdown.await;
             // Followers may all have ended already.

@@ -6,7 +6,9 @@ use std::time::{Instant, SystemTime};
 
 use muster_repo::catalog::{self, CatalogQuery, Sites};
 use muster_repo::snapshot::new_snapshot_id;
-use muster_repo::{Chain, ChainError, ChainHead, RepoError, Repository, SegmentSpool, SnapshotWriter, SpooledSegment};
+use muster_repo::{
+    Chain, ChainError, ChainHead, RepoError, Repository, SegmentSpool, SnapshotWriter, SpooledSegment,
+};
 use muster_stores::capture::{CaptureError, CaptureSource, Polled, ShardState};
 use muster_types::{Boundary, Incarnation, Position, ShardName, Timestamp};
 use tempfile::TempDir;
@@ -71,7 +73,17 @@ impl ShardCapture {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let nonce = new_snapshot_id(Position(0)).as_str().rsplit('-').next().unwrap_or_default().to_owned();
         let writer = format!("capture, process {} on `{}`, {nonce}", std::process::id(), host.trim());
-        Self { shard, repository, factory, source: None, open: None, writer, spool, events, last_appended: None }
+        Self {
+            shard,
+            repository,
+            factory,
+            source: None,
+            open: None,
+            writer,
+            spool,
+            events,
+            last_appended: None,
+        }
     }
 
     /// The shard.
@@ -135,13 +147,20 @@ impl ShardCapture {
 
     /// Brings shard and repository to one view: where the log goes on, or that a new incarnation must begin.
     async fn reconcile(&mut self, state: &ShardState) -> Result<Open, CaptureFailure> {
-        let known = self.repository.incarnations(&self.shard).await.map_err(|error| self.repository_failure(error))?;
+        let known = self
+            .repository
+            .incarnations(&self.shard)
+            .await
+            .map_err(|error| self.repository_failure(error))?;
         let latest = known.last().map(|document| document.incarnation.clone());
         if latest.as_ref() != Some(&state.incarnation) {
             let reason = match (&latest, known.iter().any(|found| found.incarnation == state.incarnation)) {
                 (None, _) => "capture began".to_owned(),
                 (Some(latest), true) => {
-                    format!("the shard is in incarnation {}, before {latest}: it was rewound", state.incarnation)
+                    format!(
+                        "the shard is in incarnation {}, before {latest}: it was rewound",
+                        state.incarnation
+                    )
                 }
                 (Some(_), false) => "capture was installed anew".to_owned(),
             };
@@ -359,7 +378,11 @@ impl ShardCapture {
 }
 
 /// Why the shard cannot be what the log's head was read from.
-fn rewound(state: &ShardState, head: &ChainHead, named: Option<(u64, muster_types::Digest)>) -> Option<String> {
+fn rewound(
+    state: &ShardState,
+    head: &ChainHead,
+    named: Option<(u64, muster_types::Digest)>,
+) -> Option<String> {
     if state.last < head.boundary.position {
         return Some(format!(
             "the shard is at position {}, before {} where the log ends: it was rewound",
@@ -377,6 +400,9 @@ fn rewound(state: &ShardState, head: &ChainHead, named: Option<(u64, muster_type
             "the shard has acknowledged segment {sequence}, which does not lead to {} where the log ends: it was rewound",
             head.sequence
         ),
-        None => format!("the shard has acknowledged nothing, and the log is at segment {}: it was rewound", head.sequence),
+        None => format!(
+            "the shard has acknowledged nothing, and the log is at segment {}: it was rewound",
+            head.sequence
+        ),
     })
 }
