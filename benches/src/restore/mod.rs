@@ -1,0 +1,120 @@
+//! Rows restored per second, to raw SQLite bulk insertion of the same rows in the same transactions.
+
+mod peer;
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, ensure};
+use muster_engine::{Cancel, Engine, Events, Options, load_report};
+use muster_types::report::{Report, StepTimes};
+use muster_types::{RunId, Timestamp};
+
+use self::peer::{Payload, Threads};
+use crate::measure::{Lap, Rounds, Stopwatch, count, ratio, seconds, table};
+use crate::world::{Keeping, World};
+
+/// What is compared with a restore.
+const PEERS: [(&str, Keeping, Threads); 4] = [
+    ("SQLite, 1 thread", Keeping::Plain, Threads::One),
+    ("SQLite, a thread per shard", Keeping::Plain, Threads::PerShard),
+    ("SQLite with capture on, 1 thread", Keeping::Captured, Threads::One),
+    ("SQLite with capture on, a thread per shard", Keeping::Captured, Threads::PerShard),
+];
+
+/// One round's restore.
+struct Restored {
+    /// Until the last store was live.
+    published_seconds: f64,
+    /// Until the last site was handed back.
+    whole: Lap,
+    /// Summed over stores and sites, by kind of step.
+    steps: BTreeMap<&'static str, f64>,
+}
+
+/// Runs the rounds and prints the tables.
+pub(crate) async fn run(world: &World, rounds: usize) -> Result<()> {
+    let payload = Payload::read(world).await?;
+    let rows = payload.rows() as f64;
+    let mut peers: Vec<(Rounds, Rounds)> = vec![Default::default(); PEERS.len()];
+    let (mut published, mut handed_back, mut cpu) = (Rounds::default(), Rounds::default(), Rounds::default());
+    let mut steps: BTreeMap<&'static str, Rounds> = BTreeMap::new();
+    for round in 0..rounds {
+        for ((_, keeping, threads), (rate, cpu)) in PEERS.iter().zip(&mut peers) {
+            let lap = payload.insert(&world.peer(*keeping)?, *keeping, *threads)?;
+            rate.push(rows / lap.wall.as_secs_f64());
+            cpu.push(lap.cpu_seconds / rows * 1e6);
+        }
+        let restored = restore(world, round, payload.rows()).await?;
+        published.push(rows / restored.published_seconds);
+        handed_back.push(rows / restored.whole.wall.as_secs_f64());
+        cpu.push(restored.whole.cpu_seconds / rows * 1e6);
+        for (step, sum) in restored.steps {
+            steps.entry(step).or_default().push(sum);
+        }
+    }
+    println!("\n{} rows in {} transactions", count(rows), payload.stores());
+    let mut shown = table(&["restore", "rows/s", "to one thread", "to a thread per shard", "CPU µs/row"]);
+    let ours = [
+        ("Muster, until all is live", &published, &cpu),
+        ("Muster, until all is handed back", &handed_back, &cpu),
+    ];
+    let theirs = PEERS.iter().zip(&peers).map(|((name, ..), (rate, cpu))| (*name, rate, cpu));
+    for (name, rate, cpu) in theirs.chain(ours) {
+        let (one, many) = (rate.to(&peers[0].0), rate.to(&peers[1].0));
+        shown.add_row([
+            name.to_owned(),
+            rate.show(count),
+            one.show(ratio),
+            many.show(ratio),
+            cpu.show(ratio),
+        ]);
+    }
+    println!("{shown}");
+    let mut shown = table(&["steps of a restore", "summed time", "µs/row"]);
+    for (step, sum) in &steps {
+        shown.add_row([(*step).to_owned(), sum.show(seconds), ratio(sum.median() / rows * 1e6)]);
+    }
+    println!("{shown}");
+    Ok(())
+}
+
+async fn restore(world: &World, round: usize, rows: u64) -> Result<Restored> {
+    let drivers = world.reset()?;
+    let options = Options::new("benchmark", world.topology.digest);
+    let engine = Engine::new(world.repository.clone(), drivers, options, Events::none());
+    let run = RunId::new(format!("round-{round}"))?;
+    let plan = world.plan.clone();
+    let began = crate::world::now();
+    let watch = Stopwatch::start()?;
+    let summary = engine.apply(plan, &run, &Cancel::new()).await?;
+    let whole = watch.lap()?;
+    ensure!(summary.failures.is_empty(), "the restore failed: {:?}", summary.failures.first());
+    let report = load_report(&world.repository, &run).await?;
+    ensure!(report.totals.rows == rows, "{} rows were restored instead of {rows}", report.totals.rows);
+    let ends = stores(&report).filter_map(|store| store.publish?.ended_at);
+    let live_at = ends.max().context("nothing was published")?;
+    Ok(Restored { published_seconds: between(began, live_at), whole, steps: sums(&report) })
+}
+
+fn stores(report: &Report) -> impl Iterator<Item = &muster_types::report::StoreReport> {
+    report.sites.iter().flat_map(|site| &site.stores)
+}
+
+fn sums(report: &Report) -> BTreeMap<&'static str, f64> {
+    let sum = |times: &mut dyn Iterator<Item = Option<StepTimes>>| -> f64 {
+        times.flatten().filter_map(|times| Some(between(times.started_at, times.ended_at?))).sum()
+    };
+    let blocked = stores(report).filter_map(|store| store.blocked_micros).sum::<u64>();
+    BTreeMap::from([
+        ("stage", sum(&mut stores(report).map(|store| store.stage))),
+        ("verify", sum(&mut stores(report).map(|store| store.verify))),
+        ("publish", sum(&mut stores(report).map(|store| store.publish))),
+        ("publish: in its transaction", blocked as f64 / 1e6),
+        ("site: check", sum(&mut report.sites.iter().map(|site| site.check))),
+        ("site: hand-back", sum(&mut report.sites.iter().map(|site| site.handback))),
+    ])
+}
+
+fn between(from: Timestamp, to: Timestamp) -> f64 {
+    (to.as_micros() - from.as_micros()) as f64 / 1e6
+}
