@@ -1,6 +1,7 @@
 //! A command that has ended.
 
 use std::process::{Command, Output};
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -19,7 +20,9 @@ pub struct Ran {
 impl Ran {
     pub(crate) fn run(command: &mut Command) -> Self {
         let line = line(command);
+        let began = Instant::now();
         let output = command.output().unwrap_or_else(|error| panic!("{line}: {error}"));
+        eprintln!("[{:>6.2} s] $ {line}", began.elapsed().as_secs_f64());
         Self::of(line, &output)
     }
 

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use muster_demo::{Kind, WriterConfig, tables};
 use muster_tests::{Incident, Size, World, query, rows_of_site, seed, until};
-use muster_types::report::{Report, RunStatus};
+use muster_types::Timestamp;
+use muster_types::report::{Report, RunStatus, SiteReport};
 
 const SIZE: Size = Size { sites: 60, rows_per_site: 120 };
 const VICTIMS: usize = 20;
@@ -57,8 +58,10 @@ fn the_report_has_every_site(world: &World, incident: &Incident, report: &Report
     for site in &report.sites {
         assert!(site.failure.is_none() && site.handed_back_at.is_some(), "{site:?}");
         assert!(site.facts.name.is_some(), "the directory's facts of {}", site.site);
+        let deleted = incident.log.sites.iter().find(|deleted| deleted.site == site.site.as_str()).unwrap();
         for store in &site.stores {
-            assert!(store.reached.at <= site.target, "{}/{} is after its target", site.site, store.kind);
+            let reached = store.reached.at.as_micros();
+            assert!(reached <= deleted.ended_micros, "{}/{} is after its deletion", site.site, store.kind);
             assert!(store.publish.is_some_and(|publish| publish.ended_at.is_some()));
             let digested: u64 = store.tables.values().map(|table| table.rows).sum();
             assert_eq!(digested, store.rows, "rows of {}/{}", site.site, store.kind);
@@ -89,10 +92,14 @@ fn the_page_has_every_site(world: &World, incident: &Incident) {
 
 /// `show`, `diff`, `history` and `export` of the largest victim agree with SQL on the live shards.
 fn a_site_can_be_looked_at(world: &World, incident: &Incident, report: &Report) {
-    let largest = report.sites.iter().max_by_key(|site| site.stores.iter().map(|store| store.rows).sum::<u64>());
+    // Stores are targeted by position; where a poll fell into a site's deletion, they are of several moments.
+    let one_moment = |site: &&SiteReport| site.stores.iter().all(|store| store.reached.at <= site.target);
+    let rows = |site: &&SiteReport| site.stores.iter().map(|store| store.rows).sum::<u64>();
+    let largest = report.sites.iter().filter(one_moment).max_by_key(rows);
     let (site, at) = largest.map(|site| (site.site.to_string(), site.target.to_string())).unwrap();
     let bare = site.trim_start_matches("site:");
-    let index = incident.log.sites.iter().find(|deleted| deleted.site == bare).unwrap().index;
+    let deleted = incident.log.sites.iter().find(|deleted| deleted.site == bare).unwrap();
+    let index = deleted.index;
 
     let shown = world.muster(&["show", &site, "--at", &at]).ok();
     world.muster(&["show", &site, "--at", &at, "--table", "site"]).ok().says(&[bare]);
@@ -103,8 +110,7 @@ fn a_site_can_be_looked_at(world: &World, incident: &Incident, report: &Report) 
 
     // What was, was taken, and is back.
     world.muster(&["diff", &site, "--from", &at, "--to", "live"]).code(0);
-    let gone = report.sites.iter().find(|reported| reported.site.as_str() == bare).unwrap().outage_at;
-    let gone = gone.map_or_else(|| at.clone(), |_| micros(incident.log.sites.iter().find(|d| d.site == bare).unwrap().ended_micros + 1_000_000));
+    let gone = Timestamp::from_micros(deleted.ended_micros + 1_000_000).to_string();
     world.muster(&["diff", &site, "--from", &at, "--to", &gone]).code(3).says(&["site removed"]);
     world.muster(&["history", &site]).ok().says(&["muster run first", "site"]);
 
@@ -127,8 +133,4 @@ fn exported_equals_live(world: &World, site: &str, kind: Kind, shard: &str) {
         let sql = rows_of_site(table, site);
         assert_eq!(query(&loaded, &sql), query(&world.shard(shard).path, &sql), "{} of {site}", table.name);
     }
-}
-
-fn micros(at: i64) -> String {
-    muster_types::Timestamp::from_micros(at).to_string()
 }
