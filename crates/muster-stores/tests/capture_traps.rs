@@ -96,6 +96,29 @@ fn upsert_and_ignore_leave_nothing_behind() {
 }
 
 #[test]
+fn notes_of_an_ignored_row_are_not_taken_twice() {
+    both(UNIQUE, &[("t", Own::T("site"))], |shard| {
+        shard.run(
+            "INSERT OR IGNORE INTO t VALUES (9, 's', 'x@', 6, 6, 1); REPLACE INTO t VALUES (9, 's', 'x@', 6, 6, 1);",
+        );
+        shard.poll();
+        assert_eq!(shard.log(), ["delete t s", "insert t s"]);
+    });
+}
+
+#[test]
+fn a_row_changed_by_another_trigger_just_before_it_is_replaced() {
+    let sql = format!(
+        "{UNIQUE} CREATE TRIGGER app BEFORE INSERT ON t BEGIN UPDATE t SET n = n + 100 WHERE email = NEW.email; END;"
+    );
+    both(&sql, &[("t", Own::T("site"))], |shard| {
+        shard.run("REPLACE INTO t VALUES (9, 's', 'x@', 6, 6, 1)");
+        shard.poll();
+        assert_eq!(shard.log(), ["update t s", "delete t s", "insert t s"]);
+    });
+}
+
+#[test]
 fn update_or_replace_evicts_too() {
     both(UNIQUE, &[("t", Own::T("site"))], |shard| {
         shard.run("UPDATE OR REPLACE t SET email = 'z@', a = 2, b = 2 WHERE id = 1").check();
