@@ -1,5 +1,8 @@
 //! The shard's own log, as far as capture has left it there.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use muster_engine::driver::{DriverError, LoggedChange};
 use muster_types::Position;
 use rusqlite::{Connection, OptionalExtension};
@@ -31,9 +34,13 @@ pub(super) fn logged_changes(
         order: Order::History,
     };
     let mut changes = Vec::new();
+    let mut columns: HashMap<&str, Arc<[String]>> = HashMap::new();
     read(&conn, &layout, &reading, |found| -> rusqlite::Result<()> {
+        let table = found.table.name();
+        let stored = || found.table.table.def.stored_columns().map(|column| column.name.clone()).collect();
         changes.push(LoggedChange {
-            table: found.table.name().to_owned(),
+            table: table.to_owned(),
+            columns: Arc::clone(columns.entry(table).or_insert_with(stored)),
             site: found.site,
             mark: found.mark,
             change: found.change,

@@ -69,7 +69,12 @@ impl StoreDriver for SqliteDriver {
 
     async fn fence(&self, run: &RunId, epoch: Epoch) -> Result<Vec<PublishRecord>, DriverError> {
         let run = run.clone();
-        self.blocking(move |shard| fence::fence(shard, &run, epoch)).await
+        self.blocking(move |shard| {
+            let published = fence::fence(shard, &run, epoch)?;
+            stage::sweep(shard, &run)?;
+            Ok(published)
+        })
+        .await
     }
 
     async fn claim(

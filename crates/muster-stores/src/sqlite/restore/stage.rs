@@ -6,6 +6,8 @@
 //! - Its columns have no type, so that every value keeps its storage class.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -25,6 +27,12 @@ use crate::sqlite::value::{bind, read_row};
 /// Page cache of a staging connection, in KiB: appends touch few pages.
 const CACHE_KIBIBYTES: i64 = 2048;
 
+/// Extensions of files under way begin so.
+const UNFINISHED: &str = "part-";
+
+/// A folder is taken away once for each site that is handed back in that instant: a few in a row at most.
+const FOLDER_TRIES: u32 = 100;
+
 /// Tells attempts of one process apart.
 static ATTEMPT: AtomicU64 = AtomicU64::new(0);
 
@@ -36,10 +44,7 @@ pub(super) fn stage(
 ) -> Result<(), DriverError> {
     let doing = format!("stage {}", work.store);
     let target = shard.stage_path(&work.run, &work.store);
-    let folder = shard.stage_folder(&work.run);
-    std::fs::create_dir_all(&folder).map_err(|error| shard.file_error(&doing, &error))?;
-    let attempt = format!("part-{}-{}", std::process::id(), ATTEMPT.fetch_add(1, Ordering::Relaxed));
-    let part = Part(target.with_extension(attempt));
+    let part = Part::begin(&target).map_err(|error| shard.file_error(&doing, &error))?;
     let encoding = encoding(shard)?;
     let failed = |error: rusqlite::Error| shard.error(&doing, &error);
     let conn = create(&part.0, &encoding, work).map_err(failed)?;
@@ -91,20 +96,47 @@ pub(super) fn existing(shard: &Shard, work: &StoreWork) -> Result<PathBuf, Drive
 pub(super) fn remove(shard: &Shard, run: &RunId, stores: &[StoreId]) -> Result<(), DriverError> {
     for store in stores {
         match std::fs::remove_file(shard.stage_path(run, store)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
                 return Err(shard.file_error(&format!("remove what is staged of {store}"), &error));
             }
             _ => {}
         }
     }
-    // Either may hold other stores or other runs, and then stays.
+    remove_empty(&shard.stage_folder(run));
+    Ok(())
+}
+
+/// Removes what engines that are gone had not finished: whoever has raised the epoch is the only one to stage.
+pub(super) fn sweep(shard: &Shard, run: &RunId) -> Result<(), DriverError> {
     let folder = shard.stage_folder(run);
-    if std::fs::remove_dir(&folder).is_ok()
+    let failed = |error: std::io::Error| shard.file_error(&format!("tidy the staging of run {run}"), &error);
+    let entries = match std::fs::read_dir(&folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(failed)?,
+    };
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        let unfinished = path.extension().is_some_and(|extension| {
+            extension.to_str().is_some_and(|extension| extension.starts_with(UNFINISHED))
+        });
+        if unfinished {
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
+                _ => {}
+            }
+        }
+    }
+    remove_empty(&folder);
+    Ok(())
+}
+
+/// Removes a run's folder, and the one around it. Either may hold other stores or other runs, and then stays.
+fn remove_empty(folder: &Path) {
+    if std::fs::remove_dir(folder).is_ok()
         && let Some(parent) = folder.parent()
     {
         let _ = std::fs::remove_dir(parent);
     }
-    Ok(())
 }
 
 /// Selects the staged rows of a table in the order they came.
@@ -130,9 +162,32 @@ fn digest_rows(statement: &mut rusqlite::Statement<'_>, table: &str) -> rusqlite
 /// A file under way; removed unless it was renamed.
 struct Part(PathBuf);
 
+impl Part {
+    /// An empty file. The folder goes with its last file, so a hand-back may take it away under a stage that begins:
+    /// then both try again.
+    fn begin(target: &Path) -> std::io::Result<Self> {
+        let number = ATTEMPT.fetch_add(1, Ordering::Relaxed);
+        let path = target.with_extension(format!("{UNFINISHED}{}-{number}", std::process::id()));
+        let folder = target.parent().unwrap_or(Path::new("."));
+        let mut tries = FOLDER_TRIES;
+        loop {
+            match std::fs::create_dir_all(folder).and_then(|()| File::create(&path)) {
+                Err(error) if error.kind() == ErrorKind::NotFound && tries > 1 => tries -= 1,
+                Err(error) => return Err(error),
+                Ok(_) => return Ok(Self(path)),
+            }
+        }
+    }
+}
+
 impl Drop for Part {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+        // Renamed already, or of no use.
+        if std::fs::remove_file(&self.0).is_ok()
+            && let Some(folder) = self.0.parent()
+        {
+            remove_empty(folder);
+        }
     }
 }
 

@@ -94,3 +94,33 @@ async fn a_torn_staging_file_is_an_error_of_its_own() {
     fixture.restore(&work, &rows).await.unwrap();
     assert_eq!(fixture.rows(&work), rows);
 }
+
+#[tokio::test]
+async fn staging_that_a_killed_engine_left_goes_with_the_next_epoch() {
+    let fixture = Fixture::new();
+    let work = fixture.work("r1", 1, "site:a/identity");
+    let rows = fixture.rows(&work);
+    fixture.prepare(&work, &rows).await.unwrap();
+    let folder = fixture.dir.path().join("shard.db.muster/r1");
+    let staged = std::fs::read_dir(&folder).unwrap().count();
+    std::fs::write(folder.join("a.identity.part-1-0"), "torn").unwrap();
+    fixture.driver.fence(&work.run, muster_types::Epoch(2)).await.unwrap();
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), staged, "what is whole stays");
+    fixture.driver.release(&work.run, std::slice::from_ref(&work.store)).await.unwrap();
+    assert!(!folder.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hand_back_takes_no_folder_from_under_a_stage() {
+    let fixture = Fixture::new();
+    let (one, other) = (fixture.work("r1", 1, "site:a/identity"), fixture.work("r1", 1, "site:b/identity"));
+    let rows = fixture.rows(&one);
+    fixture.driver.fence(&one.run, one.epoch).await.unwrap();
+    for _ in 0..200 {
+        let release = fixture.driver.release(&other.run, std::slice::from_ref(&other.store));
+        let (staged, released) = tokio::join!(fixture.stage(&one, &rows), release);
+        staged.unwrap();
+        released.unwrap();
+        fixture.driver.release(&one.run, std::slice::from_ref(&one.store)).await.unwrap();
+    }
+}
