@@ -2,6 +2,12 @@
 //! the strict replay of what capture delivered equals what plain joins read from the shard.
 //!
 //! `MUSTER_SEED=N` runs that seed alone, `MUSTER_CASES=N` more or fewer of them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test that meets an error fails"
+)]
 
 mod support;
 

@@ -1,5 +1,11 @@
 //! A shard file, a repository in memory, and a naive reading of the repository to compare with the file.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part of this")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a test that meets an error fails"
+)]
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

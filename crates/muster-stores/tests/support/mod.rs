@@ -1,6 +1,12 @@
 //! A shard under capture with a naive replay beside it: what the snapshot and the changes add up to must equal, at
 //! every boundary, what plain joins read from the shard.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part of this")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a test that meets an error fails"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
