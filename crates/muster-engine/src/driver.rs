@@ -116,6 +116,8 @@ pub struct PublishRecord {
 pub struct LoggedChange {
     /// The table.
     pub table: String,
+    /// Names of the columns that the rows of the change have, in order.
+    pub columns: Arc<[String]>,
     /// To whom the row belongs: before the change for its old, after it for its new image. A row that changes site
     /// appears as a delete and an insert.
     pub site: Option<SiteId>,

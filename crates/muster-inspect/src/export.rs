@@ -44,7 +44,9 @@ pub fn begin_table(
     }
     match dialect {
         Dialect::Sqlite => Ok(()),
-        Dialect::Postgres => writeln!(out, "COPY {} ({}) FROM stdin;", quoted(&table.def.name), columns(table)),
+        Dialect::Postgres => {
+            writeln!(out, "COPY {} ({}) FROM stdin;", quoted(&table.def.name), columns(table))
+        }
     }
 }
 
@@ -52,7 +54,12 @@ pub fn begin_table(
 ///
 /// # Errors
 /// [`InspectError::Unwritable`] for a value that the dialect cannot hold, or an error of `out`.
-pub fn row(dialect: Dialect, table: &CapturedTable, row: &Row, out: &mut dyn Write) -> Result<(), InspectError> {
+pub fn row(
+    dialect: Dialect,
+    table: &CapturedTable,
+    row: &Row,
+    out: &mut dyn Write,
+) -> Result<(), InspectError> {
     let written = match dialect {
         Dialect::Sqlite => {
             let values: Vec<String> = row.fields().map(literal).collect();
@@ -60,7 +67,9 @@ pub fn row(dialect: Dialect, table: &CapturedTable, row: &Row, out: &mut dyn Wri
             writeln!(out, "INSERT INTO {name} ({columns}) VALUES ({});", values.join(", "))
         }
         Dialect::Postgres => {
-            if let Some(column) = row.fields().position(|field| field.class == Class::Text && field.bytes.contains(&0)) {
+            if let Some(column) =
+                row.fields().position(|field| field.class == Class::Text && field.bytes.contains(&0))
+            {
                 return Err(InspectError::Unwritable(format!(
                     "column {column} of a row of `{}` holds a NUL character, which PostgreSQL text cannot; \
                      export with --format sqlite",

@@ -123,9 +123,10 @@ fn facts_of(topology: &Topology, table: &CapturedTable, row: &Row) -> Vec<Fact> 
         })));
     }
     if let Some(licences) = topology.licences.as_ref().filter(|licences| licences.table == table.def.name) {
-        let active = licences.active_column.as_deref().is_none_or(|column| {
-            text_of(table, row, column).is_some_and(|value| is_true(&value))
-        });
+        let active = licences
+            .active_column
+            .as_deref()
+            .is_none_or(|column| text_of(table, row, column).is_some_and(|value| is_true(&value)));
         let kind = text_of(table, row, &licences.product_column).and_then(|kind| kind.parse().ok());
         facts.extend(kind.filter(|_| active).map(Fact::Licensed));
     }

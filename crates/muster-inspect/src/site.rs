@@ -43,10 +43,22 @@ impl SiteAt {
     ///
     /// # Errors
     /// [`InspectError::Nothing`] if it had none.
-    pub fn find(topology: &Topology, catalog: &Catalog, site: &SiteId, at: Timestamp) -> Result<Self, InspectError> {
-        let asked = IncidentSite { site: site.clone(), target: at, outage_at: None, before: BTreeMap::new(), note: None };
+    pub fn find(
+        topology: &Topology,
+        catalog: &Catalog,
+        site: &SiteId,
+        at: Timestamp,
+    ) -> Result<Self, InspectError> {
+        let asked = IncidentSite {
+            site: site.clone(),
+            target: at,
+            outage_at: None,
+            before: BTreeMap::new(),
+            note: None,
+        };
         let found = select_stores(topology, catalog, std::slice::from_ref(&asked))?;
-        let stores = found.into_iter().map(|store| StoreAt::read(catalog, store)).collect::<Result<Vec<_>, _>>()?;
+        let stores =
+            found.into_iter().map(|store| StoreAt::read(catalog, store)).collect::<Result<Vec<_>, _>>()?;
         if stores.is_empty() {
             return Err(InspectError::Nothing { site: site.clone(), at });
         }

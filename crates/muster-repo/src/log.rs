@@ -12,8 +12,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use muster_rows::{Change, ChangeReader};
 use muster_types::segment::{FrameKind, LogFrame, Mark, Segment, TableEvent};
+use muster_types::snapshot::{Chunk, ObjectInfo};
 use muster_types::{Incarnation, Position, RunId, ShardName, SiteId};
 use tokio::sync::Mutex;
 
@@ -27,12 +29,19 @@ use crate::repository::Repository;
 
 /// Indexes kept: those of several minutes of capture, which is what a run asks about, at some tens of KiB each.
 const INDEXES_KEPT: usize = 512;
+/// Data objects up to this size are read whole and kept a while: the marked frames of many publishes lie in one of
+/// them, and each publish asks for its own.
+const WHOLE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Data objects kept: publishes ask about what they did in the last seconds, a few segments.
+const OBJECTS_KEPT: usize = 8;
 
 /// A change of the log with what its frame says of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogChange {
     /// The table.
     pub table: String,
+    /// Names of the columns that the rows of the change have, in order.
+    pub columns: Arc<[String]>,
     /// The site, if it is known.
     pub site: Option<SiteId>,
     /// Muster's mark, if Muster made the change.
@@ -70,6 +79,8 @@ pub struct LogReader {
     repository: Repository,
     shard: ShardName,
     indexes: Mutex<Indexes>,
+    /// By key, the latest used last.
+    objects: Mutex<Vec<(String, Bytes)>>,
 }
 
 #[derive(Debug, Default)]
@@ -81,7 +92,12 @@ struct Indexes {
 impl LogReader {
     /// A reader of `shard`'s log.
     pub fn new(repository: &Repository, shard: &ShardName) -> Self {
-        Self { repository: repository.clone(), shard: shard.clone(), indexes: Mutex::default() }
+        Self {
+            repository: repository.clone(),
+            shard: shard.clone(),
+            indexes: Mutex::default(),
+            objects: Mutex::default(),
+        }
     }
 
     /// The changes with positions in `(after, upto]`; `None` while the log does not reach that far.
@@ -179,6 +195,34 @@ impl LogReader {
         blocking(move || Ok(Arc::new(from_json_zstd(&key, &body)?))).await
     }
 
+    async fn source(
+        &self,
+        data: &ObjectInfo,
+        wanted: &[(Option<&SiteId>, &LogFrame)],
+    ) -> Result<Source, RepoError> {
+        let store = self.repository.objects();
+        if data.bytes > WHOLE_BYTES_MAX {
+            let chunks = wanted.iter().flat_map(|(_, frame)| &frame.chunks);
+            let ranges = chunks.map(|chunk| (chunk.offset, chunk.bytes)).collect();
+            let reader =
+                RangeReader::new(Arc::clone(store), vec![(data.clone(), ranges)], RangeLimits::default());
+            return Ok(Source::Ranges(reader));
+        }
+        // Held over the request, so that those who ask for the same object at once wait for one request.
+        let mut objects = self.objects.lock().await;
+        if let Some(place) = objects.iter().position(|(key, _)| *key == data.key) {
+            let kept = objects.remove(place);
+            objects.push(kept.clone());
+            return Ok(Source::Whole(kept.1));
+        }
+        let body = store.get(&data.key).await?.ok_or_else(|| RepoError::not_found(&data.key))?;
+        objects.push((data.key.clone(), body.clone()));
+        if objects.len() > OBJECTS_KEPT {
+            objects.remove(0);
+        }
+        Ok(Source::Whole(body))
+    }
+
     async fn read(
         &self,
         segment: &Arc<Segment>,
@@ -189,14 +233,11 @@ impl LogReader {
     ) -> Result<(), RepoError> {
         let wanted = wanted_frames(segment, after, upto, filter);
         let Some(data) = segment.data.clone().filter(|_| !wanted.is_empty()) else { return Ok(()) };
-        let chunks = || wanted.iter().flat_map(|(_, frame)| &frame.chunks);
-        let ranges = chunks().map(|chunk| (chunk.offset, chunk.bytes)).collect();
-        let objects = Arc::clone(self.repository.objects());
-        let reader = RangeReader::new(objects, vec![(data.clone(), ranges)], RangeLimits::default());
+        let source = self.source(&data, &wanted).await?;
         for (site, frame) in wanted {
             let mut texts = Vec::with_capacity(frame.chunks.len());
             for chunk in &frame.chunks {
-                texts.push((chunk.clone(), reader.chunk(&data, chunk).await?));
+                texts.push((chunk.clone(), source.chunk(&data, chunk).await?));
             }
             let (segment, key) = (Arc::clone(segment), data.key.clone());
             let (site, frame) = (site.cloned(), frame.clone());
@@ -208,6 +249,30 @@ impl LogReader {
             found.extend(changes.into_iter().filter(inside));
         }
         Ok(())
+    }
+}
+
+/// Where the chunks of a data object come from.
+enum Source {
+    Whole(Bytes),
+    Ranges(RangeReader),
+}
+
+impl Source {
+    /// The bytes of a chunk; whoever decodes them checks their digest.
+    async fn chunk(&self, data: &ObjectInfo, chunk: &Chunk) -> Result<Bytes, RepoError> {
+        match self {
+            Self::Ranges(reader) => reader.chunk(data, chunk).await,
+            Self::Whole(bytes) => {
+                let end = chunk.offset.saturating_add(chunk.bytes);
+                if end > bytes.len() as u64 {
+                    let what = format!("it ends at {}, within a chunk that ends at {end}", bytes.len());
+                    return Err(RepoError::damaged(&data.key, what));
+                }
+                // Both are below the length of something in memory.
+                Ok(bytes.slice(chunk.offset as usize..end as usize))
+            }
+        }
     }
 }
 
@@ -239,13 +304,14 @@ fn parse(
     key: &str,
     site: Option<&SiteId>,
     frame: &LogFrame,
-    texts: &[(muster_types::snapshot::Chunk, bytes::Bytes)],
+    texts: &[(Chunk, Bytes)],
 ) -> Result<Vec<LogChange>, RepoError> {
     let table = segment.tables.get(frame.table as usize).ok_or_else(|| {
         RepoError::damaged(key, format!("a frame is of table {}, which its index lacks", frame.table))
     })?;
     let mark = frame.mark.and_then(|mark| segment.marks.get(mark as usize)).cloned();
-    let mut reader = ChangeReader::new(table.def.stored_columns().count());
+    let columns: Arc<[String]> = table.def.stored_columns().map(|column| column.name.clone()).collect();
+    let mut reader = ChangeReader::new(columns.len());
     let mut found = Vec::new();
     for (chunk, bytes) in texts {
         let text = decode(key, chunk, bytes)?;
@@ -253,8 +319,8 @@ fn parse(
             let change = change.map_err(|error| {
                 RepoError::damaged_range(key, chunk.offset, chunk.bytes, &error.to_string())
             })?;
-            let (table, site, mark) = (table.def.name.clone(), site.cloned(), mark.clone());
-            found.push(LogChange { table, site, mark, change });
+            let (table, columns) = (table.def.name.clone(), Arc::clone(&columns));
+            found.push(LogChange { table, columns, site: site.cloned(), mark: mark.clone(), change });
         }
     }
     reader.finish().map_err(|error| RepoError::damaged(key, format!("the end of a frame: {error}")))?;

@@ -3,13 +3,14 @@
 //! Every row change that carries the mark of a publish must be an insertion of a row of the published store (or,
 //! where live rows may be replaced, a deletion of one), and the inserted rows together must be the staged rows.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use muster_repo::log::LogFilter;
-use muster_rows::{Op, RowsDigest};
+use muster_rows::{Class, Field, Op, Row, RowBuilder, RowsDigest};
 use muster_types::StoreId;
 use muster_types::journal::{Outcome, TableDigest};
 use muster_types::segment::Mark;
+use muster_types::table::TableDef;
 
 use super::changes;
 use super::context::{Context, StepError, StepResult};
@@ -28,7 +29,8 @@ pub(super) async fn check(context: &Context, stores: &[CheckedStore]) -> StepRes
 async fn check_store(context: &Context, checked: &CheckedStore) -> Result<u64, StepError> {
     let work = context.work(&checked.store)?;
     let shard = &context.store(&checked.store)?.shard;
-    let tables = work.tables.iter().map(|table| table.def.name.clone()).collect();
+    let names = |def: &TableDef| def.stored_columns().map(|column| column.name.clone()).collect();
+    let tables = work.tables.iter().map(|table| (table.def.name.clone(), names(&table.def))).collect();
     let mut seen = Seen::new(&checked.store, work.mark(), tables);
     if let Some((first, last)) = checked.published.positions {
         let after = muster_types::Position(first.0.saturating_sub(1));
@@ -40,18 +42,30 @@ async fn check_store(context: &Context, checked: &CheckedStore) -> Result<u64, S
     Ok(seen.changes)
 }
 
+/// The row in other columns; one that it does not have is NULL.
+fn projected(row: &Row, from: &[String], to: &[String]) -> Row {
+    let mut builder = RowBuilder::new();
+    for name in to {
+        let found = from.iter().position(|column| column == name).and_then(|index| row.get(index));
+        let field = found.unwrap_or(Field { class: Class::Null, bytes: &[] });
+        builder.push(field.class, field.bytes);
+    }
+    builder.take()
+}
+
 /// What carries the mark.
 struct Seen<'a> {
     store: &'a StoreId,
     mark: Mark,
-    tables: BTreeSet<String>,
+    /// Columns at the recovery point: live rows may have more, filled by default.
+    tables: BTreeMap<String, Vec<String>>,
     inserted: BTreeMap<String, (u64, RowsDigest)>,
     deleted: u64,
     changes: u64,
 }
 
 impl<'a> Seen<'a> {
-    fn new(store: &'a StoreId, mark: Mark, tables: BTreeSet<String>) -> Self {
+    fn new(store: &'a StoreId, mark: Mark, tables: BTreeMap<String, Vec<String>>) -> Self {
         Self { store, mark, tables, inserted: BTreeMap::new(), deleted: 0, changes: 0 }
     }
 
@@ -66,19 +80,24 @@ impl<'a> Seen<'a> {
             return Ok(());
         }
         self.changes += 1;
-        let own = logged.site.as_ref() == Some(&self.store.site) && self.tables.contains(&logged.table);
-        match &logged.change.op {
-            Op::Insert { new } if own => {
+        let columns =
+            self.tables.get(&logged.table).filter(|_| logged.site.as_ref() == Some(&self.store.site));
+        match (&logged.change.op, columns) {
+            (Op::Insert { new }, Some(columns)) => {
                 let (rows, digest) = self.inserted.entry(logged.table.clone()).or_default();
                 *rows += 1;
-                digest.add(&logged.table, new);
+                if columns.as_slice() == &*logged.columns {
+                    digest.add(&logged.table, new);
+                } else {
+                    digest.add(&logged.table, &projected(new, &logged.columns, columns));
+                }
                 Ok(())
             }
-            Op::Delete { .. } if own => {
+            (Op::Delete { .. }, Some(_)) => {
                 self.deleted += 1;
                 Ok(())
             }
-            op => Err(self.stray(logged, op)),
+            (op, _) => Err(self.stray(logged, op)),
         }
     }
 

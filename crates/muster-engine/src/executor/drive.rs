@@ -215,14 +215,16 @@ impl Driving {
         Ok(())
     }
 
-    /// Starts a step once its start, the last of `records`, is durable.
+    /// Starts a step: one that others can see once its start, the last of `records`, is durable, and with it all that
+    /// was recorded before; one that only reads, or writes beside the live data, at once.
     fn start(&mut self, step: u32, records: Vec<Record>) {
         let durable = self.journal.append(records);
         let key = &self.context.plan.steps[step as usize].key;
         let job = Job::of(key, &self.context, &self.state);
+        let rests_on_journal = job.as_ref().is_ok_and(Job::is_visible);
         let context = Arc::clone(&self.context);
         self.running.spawn(async move {
-            if !durable.wait().await {
+            if rests_on_journal && !durable.wait().await {
                 return StepEnd { step, result: None };
             }
             context.options.faults.reach(Point::BeforeEffect).await;

@@ -93,6 +93,16 @@ impl Job {
         })
     }
 
+    /// Whether others can see what it does. The rest only reads, or writes staging that is checked before it is used
+    /// and made again if it is not whole, so that nothing is lost when its record is.
+    pub(super) fn is_visible(&self) -> bool {
+        match self {
+            Self::Publish { .. } | Self::Command { .. } | Self::Handback(_) => true,
+            Self::Stage(_) | Self::Verify { .. } | Self::Check(_) => false,
+            Self::DigestBefore(_) | Self::DigestAfter { .. } => false,
+        }
+    }
+
     /// Does it.
     pub(super) async fn run(self, context: &Context) -> StepResult {
         match self {

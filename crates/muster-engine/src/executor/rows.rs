@@ -58,6 +58,6 @@ fn add_ranges(store: &StorePlan, ranges: &mut BTreeMap<u32, Vec<(u64, u64)>>) {
 
 /// A change of the repository's log, as drivers tell theirs.
 pub(super) fn logged(change: LogChange) -> LoggedChange {
-    let LogChange { table, site, mark, change } = change;
-    LoggedChange { table, site, mark, change }
+    let LogChange { table, columns, site, mark, change } = change;
+    LoggedChange { table, columns, site, mark, change }
 }

@@ -5,8 +5,8 @@
 //! - [`capture`]: the capture side, a [`CaptureSource`](crate::capture::CaptureSource).
 
 pub mod capture;
-pub mod restore;
 mod definitions;
+pub mod restore;
 pub mod schema;
 pub mod system;
 pub mod value;

@@ -75,6 +75,7 @@ impl State {
         let change = Change { stamp, op };
         self.log.push(LoggedChange {
             table: table.to_owned(),
+            columns: ["id", "site"].map(str::to_owned).into(),
             site: Some(site.clone()),
             mark: mark.cloned(),
             change,

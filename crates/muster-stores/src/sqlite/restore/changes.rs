@@ -7,6 +7,7 @@ use muster_engine::driver::{DriverError, LoggedChange};
 use muster_types::Position;
 use rusqlite::{Connection, OptionalExtension};
 
+use super::live::schema_version;
 use super::proof::require_capture;
 use super::shard::Shard;
 use crate::sqlite::capture::changes::{Order, Reading, read};
@@ -18,15 +19,17 @@ pub(super) fn logged_changes(
     after: Position,
     upto: Position,
 ) -> Result<(Position, Vec<LoggedChange>), DriverError> {
-    let conn = shard.reader()?;
+    let mut reader = shard.log_reader()?;
     let failed = |error: rusqlite::Error| shard.error("read its change table", &error);
-    // Rows that move with their parent are worked out in temporary tables.
-    conn.pragma_update(None, "query_only", false).map_err(failed)?;
-    conn.execute_batch("BEGIN").map_err(failed)?;
-    require_capture(shard, &conn)?;
+    reader.conn.execute_batch("BEGIN").map_err(failed)?;
+    require_capture(shard, &reader.conn)?;
     // What was acknowledged is being removed in batches and may be there in part.
-    let acknowledged = acknowledged(&conn).map_err(failed)?;
-    let layout = layout(&conn, shard.tables()).map_err(failed)?;
+    let acknowledged = acknowledged(&reader.conn).map_err(failed)?;
+    let version = schema_version(&reader.conn).map_err(failed)?;
+    let known = match reader.layout.take() {
+        Some((at, known)) if at == version => known,
+        _ => layout(&reader.conn, shard.tables()).map_err(failed)?,
+    };
     let reading = Reading {
         after: after.max(acknowledged),
         upto: Position(upto.0.min(i64::MAX.cast_unsigned())),
@@ -35,7 +38,7 @@ pub(super) fn logged_changes(
     };
     let mut changes = Vec::new();
     let mut columns: HashMap<&str, Arc<[String]>> = HashMap::new();
-    read(&conn, &layout, &reading, |found| -> rusqlite::Result<()> {
+    read(&reader.conn, &known, &reading, |found| -> rusqlite::Result<()> {
         let table = found.table.name();
         let stored = || found.table.table.def.stored_columns().map(|column| column.name.clone()).collect();
         changes.push(LoggedChange {
@@ -48,6 +51,9 @@ pub(super) fn logged_changes(
         Ok(())
     })
     .map_err(failed)?;
+    drop(columns);
+    reader.layout = Some((version, known));
+    shard.keep_log_reader(reader);
     Ok((Position(acknowledged.0 + 1), changes))
 }
 

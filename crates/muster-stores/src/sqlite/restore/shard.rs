@@ -19,6 +19,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::effects::Watch;
+use crate::sqlite::capture::Layout;
 
 /// How long to wait for another writer before the step fails as busy and is tried again later.
 const BUSY_WAIT: Duration = Duration::from_secs(20);
@@ -43,17 +44,26 @@ struct Kept {
     watch: Option<Watch>,
 }
 
+/// A connection that reads the shard's own log, with what it knows of the tables.
+pub(super) struct LogReader {
+    file: FileId,
+    pub(super) conn: Connection,
+    /// With the schema version that it was read at.
+    pub(super) layout: Option<(i64, Layout)>,
+}
+
 /// One shard file with its declared tables.
 pub(super) struct Shard {
     name: ShardName,
     path: PathBuf,
     tables: BTreeMap<String, TableConfig>,
     idle: Mutex<Vec<Kept>>,
+    log_readers: Mutex<Vec<LogReader>>,
 }
 
 impl Shard {
     pub(super) fn new(name: ShardName, path: PathBuf, tables: BTreeMap<String, TableConfig>) -> Self {
-        Self { name, path, tables, idle: Mutex::default() }
+        Self { name, path, tables, idle: Mutex::default(), log_readers: Mutex::default() }
     }
 
     pub(super) fn name(&self) -> &ShardName {
@@ -78,6 +88,29 @@ impl Shard {
             .map_err(|error| self.error("open it", &error))?;
         conn.pragma_update(None, "query_only", true).map_err(|error| self.error("open it", &error))?;
         Ok(conn)
+    }
+
+    /// A connection for reading the shard's own log, kept from an earlier call if there is one. Temporary tables are
+    /// all that it writes.
+    pub(super) fn log_reader(&self) -> Result<LogReader, DriverError> {
+        let file = self.present()?;
+        let mut kept = self.log_readers.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|reader| reader.file == file);
+        if let Some(reader) = kept.pop() {
+            return Ok(reader);
+        }
+        drop(kept);
+        let conn = self.reader()?;
+        conn.pragma_update(None, "query_only", false).map_err(|error| self.error("open it", &error))?;
+        Ok(LogReader { file, conn, layout: None })
+    }
+
+    /// Keeps a reader for the next call, out of its transaction.
+    pub(super) fn keep_log_reader(&self, reader: LogReader) {
+        let mut kept = self.log_readers.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < IDLE_CONNECTIONS_MAX && reader.conn.execute_batch("COMMIT").is_ok() {
+            kept.push(reader);
+        }
     }
 
     /// A connection for writing: triggers off, commits synced.
