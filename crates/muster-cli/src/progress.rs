@@ -107,11 +107,12 @@ struct Lines {
     began: Instant,
     first: Option<u64>,
     last: Option<Instant>,
+    finished: bool,
 }
 
 impl Lines {
     fn new() -> Self {
-        Self { total: Work::default(), began: Instant::now(), first: None, last: None }
+        Self { total: Work::default(), began: Instant::now(), first: None, last: None, finished: false }
     }
 
     /// Seconds left at the pace of rows so far.
@@ -130,9 +131,10 @@ impl View for Lines {
     fn advance(&mut self, done: Work) {
         self.first.get_or_insert(done.rows_published);
         let finished = done.sites == self.total.sites;
-        if !finished && self.last.is_some_and(|last| last.elapsed() < LINE_INTERVAL) {
+        if self.finished || (!finished && self.last.is_some_and(|last| last.elapsed() < LINE_INTERVAL)) {
             return;
         }
+        self.finished = finished;
         self.last = Some(Instant::now());
         let left = match self.seconds_left(done) {
             Some(seconds) if !finished => format!(", about {} left", print::seconds(seconds)),

@@ -10,6 +10,7 @@ use clap::Args;
 use muster_demo::{
     DeletionLog, Fleet, FleetConfig, Reached, TopologyOptions, Verdict, WriterConfig, Writers,
 };
+use muster_types::Timestamp;
 use muster_types::report::Report;
 
 use crate::{context, exit, print};
@@ -123,15 +124,8 @@ impl Demo {
         heading("detect, plan, apply");
         self.muster(&["capture", "wait", "--covers", "now"])?;
         let from = started.to_string();
-        self.muster(&[
-            "detect",
-            "--from",
-            &from,
-            "--title",
-            "883 sites deleted by a script",
-            "--out",
-            "incident.toml",
-        ])?;
+        let title = format!("{} sites deleted by a script", self.victims);
+        self.muster(&["detect", "--from", &from, "--title", &title, "--out", "incident.toml"])?;
         self.muster(&["plan", "--incident", "incident.toml", "--proof", "full", "--out", "plan.json"])?;
         self.muster(&["apply", "plan.json", "--run", RUN])?;
 
@@ -172,7 +166,14 @@ impl Demo {
         ));
         self.say(&format!("took {}", print::seconds(self.began.elapsed().as_secs_f64())));
         print::data(format!("the page: {}", self.dir.join("report.html").display()));
-        print::data(format!("look around: cd {} && muster show site:ID --at TIME", self.dir.display()));
+        if let Some(first) = log.sites.first() {
+            let at = Timestamp::from_micros(first.began_micros);
+            print::data(format!(
+                "look around: cd {} && export MUSTER_TOPOLOGY=muster.toml",
+                self.dir.display()
+            ));
+            print::data(format!("             {} show site:{} --at {at}", self.muster.display(), first.site));
+        }
         if !verdict.holds() || log.sites.len() != self.victims {
             bail!(
                 "the fleet is not what it was: see the differences above; everything is left in {}",
