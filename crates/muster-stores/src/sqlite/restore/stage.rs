@@ -19,6 +19,7 @@ use muster_types::{RunId, StoreId};
 use rusqlite::{CachedStatement, Connection, OpenFlags};
 use tokio::sync::mpsc;
 
+use super::fence::check_epoch;
 use super::shard::Shard;
 use super::sql::column_list;
 use crate::sqlite::schema::quote;
@@ -58,6 +59,8 @@ pub(super) fn stage(
     drop(inserts);
     conn.execute_batch("COMMIT").map_err(failed)?;
     conn.close().map_err(|(_, error)| failed(error))?;
+    // What an engine leaves that lost the run meanwhile, nobody would take away.
+    check_epoch(shard, &shard.reader()?, &work.run, work.epoch)?;
     std::fs::rename(&part.0, &target).map_err(|error| shard.file_error(&doing, &error))
 }
 

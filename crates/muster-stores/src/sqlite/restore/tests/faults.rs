@@ -110,6 +110,16 @@ async fn staging_that_a_killed_engine_left_goes_with_the_next_epoch() {
     assert!(!folder.exists());
 }
 
+#[tokio::test]
+async fn an_engine_that_lost_the_run_leaves_nothing_staged() {
+    let fixture = Fixture::new();
+    let work = fixture.work("r1", 1, "site:a/identity");
+    fixture.driver.fence(&work.run, muster_types::Epoch(2)).await.unwrap();
+    let error = fixture.stage(&work, &fixture.rows(&work)).await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::Fenced);
+    assert!(!fixture.dir.path().join("shard.db.muster").exists());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hand_back_takes_no_folder_from_under_a_stage() {
     let fixture = Fixture::new();
