@@ -1,6 +1,6 @@
 //! What all steps of a run share.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use muster_repo::RepoError;
@@ -131,6 +131,12 @@ impl Context {
             writer_block_milliseconds_max: bound.filter(|_| !accepted),
         })
     }
+}
+
+/// Sites that the plan has steps for: what it leaves out is a neighbour, however it changes.
+pub(super) fn carried_out(plan: &Plan) -> impl Iterator<Item = &SitePlan> {
+    let with_steps: HashSet<&SiteId> = plan.steps.iter().filter_map(|step| step.key.site()).collect();
+    plan.sites.iter().filter(move |site| with_steps.contains(&site.site))
 }
 
 /// Restored stores of a site: id and plan.

@@ -8,7 +8,7 @@ use muster_types::journal::{NeighbourDigest, Outcome};
 use muster_types::{ShardName, SiteId, StoreId};
 
 use super::changes;
-use super::context::{Context, StepError, StepResult, restored};
+use super::context::{Context, StepError, StepResult, carried_out, restored};
 use crate::driver::LoggedChange;
 
 /// Digests the neighbours before the first publish.
@@ -61,7 +61,7 @@ fn excluded(context: &Context, shard: &ShardName) -> BTreeSet<StoreId> {
     let here = |site: &&muster_types::plan::SitePlan| restored(site).any(|(_, store)| &store.shard == shard);
     let planned = context.plan.shards.get(shard).map_or(&[][..], |planned| planned.kinds.as_slice());
     let mut excluded = BTreeSet::new();
-    for site in context.plan.sites.iter().filter(here) {
+    for site in carried_out(&context.plan).filter(here) {
         excluded.extend(planned.iter().map(|kind| StoreId { site: site.site.clone(), kind: kind.clone() }));
         excluded.extend(restored(site).filter(|(_, store)| &store.shard == shard).map(|(store, _)| store));
     }

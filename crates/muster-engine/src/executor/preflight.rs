@@ -9,7 +9,7 @@ use muster_types::format;
 use muster_types::plan::{LiveStore, Plan, Severity, StorePlan};
 use muster_types::{ShardName, StoreId};
 
-use super::context::restored;
+use super::context::{carried_out, restored};
 use super::start::{driver, insist};
 use super::{Drivers, Options};
 use crate::driver::StoreProbe;
@@ -105,7 +105,7 @@ async fn objects(repository: &Repository, plan: &Plan) -> Result<Vec<String>, En
 
 async fn live(drivers: &Drivers, plan: &Plan) -> Result<Vec<String>, EngineError> {
     let mut shards: BTreeMap<&ShardName, Vec<(StoreId, &StorePlan)>> = BTreeMap::new();
-    for site in &plan.sites {
+    for site in carried_out(plan) {
         for (store, planned) in restored(site) {
             shards.entry(&planned.shard).or_default().push((store, planned));
         }

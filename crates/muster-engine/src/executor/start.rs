@@ -9,7 +9,7 @@ use muster_types::journal::{Outcome, Record};
 use muster_types::plan::{Plan, StepKey};
 use muster_types::{Epoch, RunId, ShardName, SiteId, StoreId};
 
-use super::context::restored;
+use super::context::{carried_out, restored};
 use super::{Drivers, Engine};
 use crate::driver::{ClaimRefusal, DriverError, ErrorClass, PublishRecord, StoreDriver};
 use crate::error::EngineError;
@@ -145,7 +145,7 @@ impl Ready {
 /// Restored stores by shard, of sites that are not handed back.
 fn wanted_stores(plan: &Plan, state: &RunState) -> BTreeMap<ShardName, Vec<StoreId>> {
     let mut wanted: BTreeMap<ShardName, Vec<StoreId>> = BTreeMap::new();
-    for site in &plan.sites {
+    for site in carried_out(plan) {
         if phase(state, &StepKey::Handback(site.site.clone())) == StepPhase::Succeeded {
             continue;
         }
