@@ -20,6 +20,7 @@
 mod binary;
 mod command;
 mod engine;
+mod harm;
 mod incident;
 mod saved;
 mod seed;
@@ -30,6 +31,7 @@ mod world;
 pub use binary::muster;
 pub use command::Ran;
 pub use engine::{Engine, Moment};
+pub use harm::{Harmed, Mount};
 pub use incident::{Incident, now};
 pub use saved::Saved;
 pub use seed::{cases, seed};
