@@ -22,7 +22,7 @@ use super::effects::{Effects, Watch};
 use super::errors::{is_foreign_key_violation, is_interrupted};
 use super::fault::Fault;
 use super::fence::{check_claim, check_epoch, insert_record, record_of};
-use super::live::{LiveTable, LiveTables, load, schema_version};
+use super::live::{LiveTable, LiveTables, schema_version};
 use super::log::{adopt_inserted, insert_mark, log_inserted, own_inserted};
 use super::overwrite::{Replaced, replace};
 use super::shard::{Shard, Writer};
@@ -49,7 +49,7 @@ pub(super) fn publish(
         return Ok(done);
     }
     let path = stage::existing(shard, work)?;
-    let live = load(shard, &writer, work)?;
+    let live = writer.live_tables(work)?;
     writer.ensure_watch(live.schema_version).map_err(failed)?;
     writer.execute("ATTACH ?1 AS stage", [path.to_string_lossy()]).map_err(failed)?;
     prepare(&writer, work, &live).map_err(failed)?;
@@ -68,7 +68,10 @@ pub(super) fn publish(
 fn prepare(conn: &Connection, work: &StoreWork, live: &LiveTables) -> rusqlite::Result<()> {
     conn.execute_batch("PRAGMA stage.journal_mode=OFF; PRAGMA stage.synchronous=OFF;")?;
     // Foreign keys act on rows of other stores when a parent is deleted; a replacement checks them itself instead.
-    conn.pragma_update(None, "foreign_keys", !work.overwrite)?;
+    // Setting them, even to what they are, makes every prepared statement be parsed again.
+    if conn.pragma_query_value(None, "foreign_keys", |row| row.get::<_, bool>(0))? == work.overwrite {
+        conn.pragma_update(None, "foreign_keys", !work.overwrite)?;
+    }
     for table in live.tables.iter().filter(|table| table.then.is_some()) {
         let name = quote(table.name());
         for column in &table.added {

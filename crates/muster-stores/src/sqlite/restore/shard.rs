@@ -6,19 +6,21 @@
 //! - Triggers never fire on a writing connection: neither the application's nor those of capture. What is written
 //!   is logged by the writer itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use muster_engine::driver::DriverError;
+use muster_engine::driver::{DriverError, StoreWork};
+use muster_types::table::CapturedTable;
 use muster_types::topology::TableConfig;
-use muster_types::{RunId, ShardName, StoreId};
+use muster_types::{Kind, RunId, ShardName, StoreId};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::effects::Watch;
+use super::live::{LiveTables, load, schema_version};
 use crate::sqlite::capture::Layout;
 
 /// How long to wait for another writer before the step fails as busy and is tried again later.
@@ -42,6 +44,14 @@ struct Kept {
     file: FileId,
     conn: Connection,
     watch: Option<Watch>,
+    /// Reading definitions takes longer than publishing a small store.
+    known: HashMap<Kind, KnownTables>,
+}
+
+/// What is known of the live tables of a kind, for the definitions that it was read for.
+struct KnownTables {
+    then: Arc<Vec<CapturedTable>>,
+    live: Arc<LiveTables>,
 }
 
 /// A connection that reads the shard's own log, with what it knows of the tables.
@@ -90,8 +100,8 @@ impl Shard {
         Ok(conn)
     }
 
-    /// A connection for reading the shard's own log, kept from an earlier call if there is one. Temporary tables are
-    /// all that it writes.
+    /// A connection for reading the shard's own log and other small things, kept from an earlier call if there is one:
+    /// a new one parses the whole schema first. Temporary tables are all that it writes.
     pub(super) fn log_reader(&self) -> Result<LogReader, DriverError> {
         let file = self.present()?;
         let mut kept = self.log_readers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -108,7 +118,8 @@ impl Shard {
     /// Keeps a reader for the next call, out of its transaction.
     pub(super) fn keep_log_reader(&self, reader: LogReader) {
         let mut kept = self.log_readers.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < IDLE_CONNECTIONS_MAX && reader.conn.execute_batch("COMMIT").is_ok() {
+        let ended = reader.conn.is_autocommit() || reader.conn.execute_batch("COMMIT").is_ok();
+        if kept.len() < IDLE_CONNECTIONS_MAX && ended {
             kept.push(reader);
         }
     }
@@ -116,11 +127,14 @@ impl Shard {
     /// A connection for writing: triggers off, commits synced.
     pub(super) fn writer(&self) -> Result<Writer<'_>, DriverError> {
         let file = self.present()?;
-        if let Some(reason) = self.unwritable() {
-            return Err(self.permanent(
+        let refused = |reason: String| {
+            self.permanent(
                 format!("it does not take writes: {reason}"),
                 "make the file and its folder writable, then resume the run",
-            ));
+            )
+        };
+        if let Some(reason) = self.marked_read_only() {
+            return Err(refused(reason));
         }
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|kept| kept.file == file);
@@ -129,8 +143,11 @@ impl Shard {
         let kept = match kept {
             Some(kept) => kept,
             None => {
+                if let Some(reason) = self.unwritable() {
+                    return Err(refused(reason));
+                }
                 let conn = self.open_writer().map_err(|error| self.error("open it for writing", &error))?;
-                Kept { file, conn, watch: None }
+                Kept { file, conn, watch: None, known: HashMap::new() }
             }
         };
         Ok(Writer { shard: self, kept })
@@ -140,17 +157,21 @@ impl Shard {
     /// write it all the same.
     pub(super) fn unwritable(&self) -> Option<String> {
         let path = self.path.display();
-        match std::fs::metadata(&self.path) {
-            Err(error) => return Some(format!("`{path}`: {error}")),
-            Ok(found) if found.permissions().readonly() => {
-                return Some(format!("`{path}` is marked read-only"));
-            }
-            Ok(_) => {}
+        if let Some(reason) = self.marked_read_only() {
+            return Some(reason);
         }
         match self.open(OpenFlags::SQLITE_OPEN_READ_WRITE).and_then(|conn| conn.is_readonly("main")) {
             Ok(false) => None,
             Ok(true) => Some(format!("`{path}` can only be opened for reading")),
             Err(error) => Some(format!("`{path}`: {error}")),
+        }
+    }
+
+    fn marked_read_only(&self) -> Option<String> {
+        let path = self.path.display();
+        match std::fs::metadata(&self.path) {
+            Err(error) => Some(format!("`{path}`: {error}")),
+            Ok(found) => found.permissions().readonly().then(|| format!("`{path}` is marked read-only")),
         }
     }
 
@@ -214,6 +235,22 @@ impl Writer<'_> {
         if self.kept.conn.is_autocommit() {
             self.shard.keep(self.kept);
         }
+    }
+
+    /// The live tables that `work` is published into; read anew when the shard's definitions have changed.
+    pub(super) fn live_tables(&mut self, work: &StoreWork) -> Result<Arc<LiveTables>, DriverError> {
+        let version = schema_version(&self.kept.conn)
+            .map_err(|error| self.shard.error("read its definitions", &error))?;
+        if let Some(known) = self.kept.known.get(&work.store.kind)
+            && known.live.schema_version == version
+            && known.then == work.tables
+        {
+            return Ok(Arc::clone(&known.live));
+        }
+        let live = Arc::new(load(self.shard, &self.kept.conn, work)?);
+        let known = KnownTables { then: Arc::clone(&work.tables), live: Arc::clone(&live) };
+        self.kept.known.insert(work.store.kind.clone(), known);
+        Ok(live)
     }
 
     /// Sees to it that row changes are watched under these definitions.

@@ -60,7 +60,9 @@ pub(super) fn stage(
     conn.execute_batch("COMMIT").map_err(failed)?;
     conn.close().map_err(|(_, error)| failed(error))?;
     // What an engine leaves that lost the run meanwhile, nobody would take away.
-    check_epoch(shard, &shard.reader()?, &work.run, work.epoch)?;
+    let reader = shard.log_reader()?;
+    check_epoch(shard, &reader.conn, &work.run, work.epoch)?;
+    shard.keep_log_reader(reader);
     std::fs::rename(&part.0, &target).map_err(|error| shard.file_error(&doing, &error))
 }
 
@@ -196,10 +198,13 @@ impl Drop for Part {
 
 /// The text encoding of the shard: an attached file must have the same.
 fn encoding(shard: &Shard) -> Result<String, DriverError> {
-    shard
-        .reader()?
+    let reader = shard.log_reader()?;
+    let encoding = reader
+        .conn
         .pragma_query_value(None, "encoding", |row| row.get(0))
-        .map_err(|error| shard.error("read its encoding", &error))
+        .map_err(|error| shard.error("read its encoding", &error))?;
+    shard.keep_log_reader(reader);
+    Ok(encoding)
 }
 
 fn create(path: &Path, encoding: &str, work: &StoreWork) -> rusqlite::Result<Connection> {
