@@ -55,7 +55,10 @@ impl Incident {
         let mut reached = Reached::new();
         for site in &report.sites {
             for store in &site.stores {
-                reached.insert((site.site.as_str().to_owned(), store.kind.to_string()), store.reached.at.as_micros());
+                reached.insert(
+                    (site.site.as_str().to_owned(), store.kind.to_string()),
+                    store.reached.at.as_micros(),
+                );
             }
         }
         world.fleet.judge(&self.log, &reached, POLL_MICROS_MAX).expect("the judge can read the shards")

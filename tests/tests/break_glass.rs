@@ -97,7 +97,8 @@ fn the_page_restores_every_store_at_every_recovery_point() {
     }
     let incident = Incident::delete(&world, 4, Duration::ZERO);
     world.capture_once();
-    let victim = incident.log.sites.iter().map(|site| site.index).max_by_key(|index| world.fleet.sites[*index].rows);
+    let victim =
+        incident.log.sites.iter().map(|site| site.index).max_by_key(|index| world.fleet.sites[*index].rows);
     let mut restored = 0;
     for truth in &truths {
         for kind in &world.fleet.sites[victim.unwrap()].kinds {
@@ -120,7 +121,8 @@ fn a_deleted_store_is_empty(world: &World, incident: &Incident) {
 fn a_table_is_cut_out_of_a_pack_with_tail_and_head() {
     let world = World::captured(SIZE, seed(6));
     let truth = Truth::take(&world, "at-first");
-    let site = (0..world.fleet.sites.len()).find(|site| world.fleet.sites[*site].kinds.contains(&Kind::JiraSoftware));
+    let site = (0..world.fleet.sites.len())
+        .find(|site| world.fleet.sites[*site].kinds.contains(&Kind::JiraSoftware));
     let site = site.expect("a site with Jira");
     let out = by_hand(&world, site, Kind::JiraSoftware, &truth);
     // The first table of the kind that belongs to sites.
@@ -130,7 +132,8 @@ fn a_table_is_cut_out_of_a_pack_with_tail_and_head() {
     cut.sort_unstable();
     let bare = &world.fleet.sites[site];
     let shard = truth.shards.join(shard_of(&world, Kind::JiraSoftware, bare.region));
-    let mut wanted: Vec<String> = query_text(&shard, &rows_of_site(table, &bare.id)).iter().map(|row| copy_line(row)).collect();
+    let mut wanted: Vec<String> =
+        query_text(&shard, &rows_of_site(table, &bare.id)).iter().map(|row| copy_line(row)).collect();
     wanted.sort_unstable();
     assert!(!wanted.is_empty());
     assert_eq!(cut, wanted);
@@ -149,7 +152,9 @@ fn copy_line(row: &[String]) -> String {
 
 fn escaped(field: &str) -> String {
     let mut text = field.replace('\\', "\\\\");
-    for (plain, escape) in [("\u{8}", "\\b"), ("\u{c}", "\\f"), ("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t"), ("\u{b}", "\\v")] {
+    for (plain, escape) in
+        [("\u{8}", "\\b"), ("\u{c}", "\\f"), ("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t"), ("\u{b}", "\\v")]
+    {
         text = text.replace(plain, escape);
     }
     text

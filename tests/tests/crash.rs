@@ -80,7 +80,8 @@ impl Scene {
                 ref other => panic!("{sql}: {other:?}"),
             };
             published += number(&format!("SELECT count(*) FROM _muster_publish WHERE run = '{RUN}'"));
-            rows += number(&format!("SELECT coalesce(sum(rows), 0) FROM _muster_publish WHERE run = '{RUN}'"));
+            rows +=
+                number(&format!("SELECT coalesce(sum(rows), 0) FROM _muster_publish WHERE run = '{RUN}'"));
             inserted += number("SELECT count(*) FROM _muster_change WHERE mark IS NOT NULL AND op = 'I'");
             deleted += number("SELECT count(*) FROM _muster_change WHERE mark IS NOT NULL AND op <> 'I'");
             assert_eq!(number("SELECT count(*) FROM _muster_claim"), 0, "claims are left in {}", shard.name);
@@ -113,7 +114,9 @@ impl Scene {
     fn moments(&self) -> Vec<Moment> {
         let part = |whole: usize, percent: usize| (whole * percent / 100).max(1);
         let mut moments = vec![Moment::Journal(1), Moment::Journal(2), Moment::Staged(1)];
-        moments.extend([8, 16, 24, 32, 40, 50, 60, 70, 80].map(|percent| Moment::Journal(part(self.journal, percent))));
+        moments.extend(
+            [8, 16, 24, 32, 40, 50, 60, 70, 80].map(|percent| Moment::Journal(part(self.journal, percent))),
+        );
         moments.extend([1, 20, 50, 70].map(|percent| Moment::Published(part(self.stores, percent))));
         moments.extend([10, 30].map(|percent| Moment::Staged(part(self.stores, percent))));
         moments.dedup();
@@ -186,7 +189,10 @@ fn two_resumes_at_once(scene: &Scene) {
 fn an_engine_that_was_asleep_is_fenced(scene: &Scene) {
     scene.again();
     let mut asleep = Engine::start(&scene.world, RUN, APPLY);
-    assert!(asleep.wait_for(Moment::Journal((scene.journal / 4).max(3))), "it ended before it was put to sleep");
+    assert!(
+        asleep.wait_for(Moment::Journal((scene.journal / 4).max(3))),
+        "it ended before it was put to sleep"
+    );
     // Not within a publish: its lock would stop everyone, as it must.
     until("a moment between two publishes", || {
         asleep.signal("STOP");

@@ -82,7 +82,10 @@ fn the_page_has_every_site(world: &World, incident: &Incident) {
     world.muster(&["report", "first", "--html", "report.html"]).ok();
     let page = std::fs::read_to_string(world.path("report.html")).unwrap();
     for site in incident.sites() {
-        assert!(page.contains(&site) || page.contains(site.trim_start_matches("site:")), "{site} is not on the page");
+        assert!(
+            page.contains(&site) || page.contains(site.trim_start_matches("site:")),
+            "{site} is not on the page"
+        );
     }
     assert!(page.contains("<svg"), "the page has a timeline");
     for outside in ["<script src", "<link rel=\"stylesheet\" href", "src=\"http"] {
@@ -127,7 +130,12 @@ fn exported_equals_live(world: &World, site: &str, kind: Kind, shard: &str) {
     let file = world.path(&format!("export/{site}.{}.sql", kind.name().replace(':', "+")));
     let loaded = world.path(&format!("export/{}.db", kind.name().replace(':', "+")));
     let input = std::fs::File::open(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-    let output = Command::new("sqlite3").arg("-bail").arg(&loaded).stdin(input).output().expect("sqlite3 is installed");
+    let output = Command::new("sqlite3")
+        .arg("-bail")
+        .arg(&loaded)
+        .stdin(input)
+        .output()
+        .expect("sqlite3 is installed");
     assert!(output.status.success(), "{}: {}", file.display(), String::from_utf8_lossy(&output.stderr));
     for table in tables(kind.role()).iter().filter(|table| table.kind == kind) {
         let sql = rows_of_site(table, site);

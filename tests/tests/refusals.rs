@@ -48,8 +48,12 @@ impl Scene {
         let restored = format!("{} sites restored, {} not", VICTIMS - sites.len(), sites.len());
         let ran = ran.code(3).says(&[&restored, "muster resume r", "muster abandon r"]);
         let report = self.world.report("r");
-        let failed: Vec<String> =
-            report.sites.iter().filter(|site| site.failure.is_some()).map(|site| site.site.to_string()).collect();
+        let failed: Vec<String> = report
+            .sites
+            .iter()
+            .filter(|site| site.failure.is_some())
+            .map(|site| site.site.to_string())
+            .collect();
         let (mut failed, mut wanted) = (failed, sites.to_vec());
         (failed.sort(), wanted.sort());
         assert_eq!(failed, wanted, "{ran}");
@@ -73,7 +77,9 @@ impl Scene {
     fn log(&self, shard: &str, suffix: &str) -> Vec<PathBuf> {
         let all = self.world.objects(&format!("shards/{shard}"));
         all.into_iter()
-            .filter(|path| path.to_string_lossy().contains("/log/") && path.to_string_lossy().ends_with(suffix))
+            .filter(|path| {
+                path.to_string_lossy().contains("/log/") && path.to_string_lossy().ends_with(suffix)
+            })
             .collect()
     }
 }
@@ -106,7 +112,9 @@ fn harmed_objects_cost_only_what_needs_them() {
         scene.goes_on_without(scene.world.muster(&["resume", "r"]), &[site.site.to_string()]);
     }
     scene.resumes_to_the_end();
-    for (harm, says) in [(Harmed::truncated as fn(&Path) -> Harmed, "bytes instead of"), (Harmed::missing, "is missing")] {
+    for (harm, says) in
+        [(Harmed::truncated as fn(&Path) -> Harmed, "bytes instead of"), (Harmed::missing, "is missing")]
+    {
         scene.again();
         let _harmed = harm(&path);
         scene.apply().code(4).says(&[&key, says, "muster plan"]);
@@ -189,12 +197,22 @@ fn wrong_selections_are_explained() {
     let world = &scene.world;
     let plan = |args: &[&str]| world.muster(&[&["plan", "--out", "other.json"], args].concat());
     let at = now();
-    plan(&["app:automation", "--to", &at]).code(2).says(&["`app:automation` is the id of an app", "a site is meant", "site:"]);
+    plan(&["app:automation", "--to", &at]).code(2).says(&[
+        "`app:automation` is the id of an app",
+        "a site is meant",
+        "site:",
+    ]);
     plan(&["s-00001", "--to", &at]).code(2).says(&["write `site:s-00001`"]);
     plan(&["site:../x", "--to", &at]).code(2).says(&["`../x` is not a site name", "letters, digits"]);
     // Every wrong id of a list is named, not only the first.
     std::fs::write(world.path("ids"), "app:1\n# a comment\nsite:s-00001\n42\n").unwrap();
-    plan(&["--sites-file", "ids", "--to", &at]).code(2).says(&["2 of 3 ids", "ids:1", "`app:1`", "ids:4", "site:42"]);
+    plan(&["--sites-file", "ids", "--to", &at]).code(2).says(&[
+        "2 of 3 ids",
+        "ids:1",
+        "`app:1`",
+        "ids:4",
+        "site:42",
+    ]);
     plan(&["--sites-file", "nowhere", "--to", &at]).code(2).says(&["nowhere"]);
     plan(&["--to", &at]).code(2).says(&["no site is selected", "--sites-file"]);
     plan(&["--region", "nowhere", "--to", &at]).code(2).says(&["no site is selected"]);
@@ -230,7 +248,8 @@ fn a_plan_whose_inputs_changed_is_refused() {
         assert!(world.objects("runs").is_empty(), "a refused plan has no run");
     };
     {
-        let _edited = Harmed::replaced(&world.path("muster.toml"), "rto_seconds = 3600", "rto_seconds = 3601");
+        let _edited =
+            Harmed::replaced(&world.path("muster.toml"), "rto_seconds = 3600", "rto_seconds = 3601");
         refused(&["topology changed", "muster plan"]);
     }
     {
@@ -271,7 +290,8 @@ fn a_taken_key_costs_one_site_and_a_second_run_is_told_who_holds_it() {
     let region = world.fleet.sites[index].region;
     let core = world.shard(&format!("{}-core", muster_demo::REGIONS[region])).path.clone();
     let deleted = |index: usize| scene.incident.log.sites.iter().any(|deleted| deleted.index == index);
-    let living = (0..SIZE.sites).find(|index| world.fleet.sites[*index].region == region && !deleted(*index)).unwrap();
+    let living =
+        (0..SIZE.sites).find(|index| world.fleet.sites[*index].region == region && !deleted(*index)).unwrap();
     let living = &world.fleet.sites[living];
     let rename = |to: &str| {
         let connection = Connection::open(&core).unwrap();
@@ -319,7 +339,13 @@ fn a_read_only_shard_costs_its_own_sites() {
     {
         let _read_only = Mount::read_only(&path);
         let ran = scene.goes_on_without(scene.apply(), &sites);
-        ran.says(&[&shard, "does not take writes", "can only be opened for reading", "make the file", "resume the run"]);
+        ran.says(&[
+            &shard,
+            "does not take writes",
+            "can only be opened for reading",
+            "make the file",
+            "resume the run",
+        ]);
     }
     scene.resumes_to_the_end();
 }
