@@ -19,7 +19,7 @@ pub(crate) async fn follow(mut events: UnboundedReceiver<Event>) {
         let done = matches!(event, Event::Done { .. });
         match event {
             Event::Taken { run, epoch, total, done, .. } => {
-                view.say(&format!("run {run}, epoch {epoch}"));
+                view.say(&format!("run {run}, epoch {epoch}; if this is interrupted: muster resume {run}"));
                 view.begin(total);
                 view.advance(done);
             }

@@ -90,7 +90,7 @@ fn journal_hint(error: &JournalError) -> String {
             format!("`muster resume {run}` goes on with it; another name makes a new run")
         }
         JournalError::Abandoned { .. } => "plan the remaining sites again and apply that plan".to_owned(),
-        JournalError::NoRun { .. } => "see the repository's runs with `muster status`".to_owned(),
+        JournalError::NoRun { .. } => "`muster runs` lists the runs of the repository".to_owned(),
         JournalError::Damaged { run, sequence, .. } => format!(
             "bring object `runs/{run}/journal/{sequence:020}.json` back from the bucket's versions or replica; or \
              release the stores with `muster abandon {run}` and plan again"

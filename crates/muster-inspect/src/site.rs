@@ -10,7 +10,7 @@ use muster_types::catalog::Catalog;
 use muster_types::incident::IncidentSite;
 use muster_types::plan::TableInput;
 use muster_types::snapshot::ObjectInfo;
-use muster_types::table::CapturedTable;
+use muster_types::table::{CapturedTable, Owner};
 use muster_types::topology::Topology;
 use muster_types::{SiteId, Timestamp};
 
@@ -79,9 +79,9 @@ impl StoreAt {
         Ok(Self { store, inputs })
     }
 
-    /// Its tables at the recovery point, parents first.
+    /// Its tables at the recovery point, parents first; without those that all sites share.
     pub fn tables(&self) -> impl Iterator<Item = &CapturedTable> {
-        self.inputs.tables.iter()
+        self.inputs.tables.iter().filter(|table| table.owner != Owner::Reference)
     }
 
     /// Compressed bytes to read for the whole store.

@@ -51,7 +51,6 @@ pub(crate) async fn apply(topology: &Path, args: ApplyArgs) -> Result<ExitCode> 
         Some(run) => run,
         None => new_run_id(&plan, context::now())?,
     };
-    print::talk(format!("run {run}; if this is interrupted: muster resume {run}"));
     let cancel = cancel_on_signal();
     let outcome = engine.apply(plan, &run, &cancel).await;
     drop(engine);
@@ -107,6 +106,14 @@ fn cancel_on_signal() -> Cancel {
     cancel
 }
 
+fn listed(reasons: &[String]) -> String {
+    let mut text: String = reasons.iter().take(REASONS_MAX).map(|reason| format!("\n  {reason}")).collect();
+    if reasons.len() > REASONS_MAX {
+        text.push_str(&format!("\n  … and {} more", reasons.len() - REASONS_MAX));
+    }
+    text
+}
+
 fn finish(outcome: Result<RunSummary, EngineError>) -> Result<ExitCode> {
     let summary = outcome.map_err(failure)?;
     let run = &summary.run;
@@ -132,9 +139,17 @@ fn finish(outcome: Result<RunSummary, EngineError>) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Most reasons of a refusal that one message lists.
+const REASONS_MAX: usize = 8;
+
 /// The engine's error with its hint and exit code.
 pub(crate) fn failure(error: EngineError) -> anyhow::Error {
-    let text = format!("{error}; {}", error.hint());
+    let text = match &error {
+        EngineError::Refused { reasons } => {
+            format!("the plan cannot be applied:{}\n{}", listed(reasons), error.hint())
+        }
+        _ => format!("{error}; {}", error.hint()),
+    };
     match error {
         EngineError::Refused { .. }
         | EngineError::FencedInShard { .. }

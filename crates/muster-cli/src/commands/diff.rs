@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -108,8 +109,8 @@ async fn live(
     let shard = &store.store.shard;
     let drivers = context.drivers();
     let driver = drivers.get(shard).with_context(|| format!("the topology has no shard {shard}"))?.clone();
-    let tables: Vec<CapturedTable> = store.tables().cloned().collect();
-    let probe = StoreProbe { store: store.store.store.clone(), tables: store.store.tables.clone() };
+    let tables: Arc<Vec<CapturedTable>> = Arc::new(store.tables().cloned().collect());
+    let probe = StoreProbe { store: store.store.store.clone(), tables: Arc::clone(&tables) };
     let (sender, mut batches) = mpsc::channel(LIVE_BATCHES_MAX);
     let reading = tokio::spawn(async move { driver.live_rows(&probe, sender).await });
     while let Some(batch) = batches.recv().await {
@@ -123,10 +124,19 @@ async fn live(
 
 fn show(earlier: &SiteAt, args: &DiffArgs, differences: &BTreeMap<String, Difference>) {
     print::data(format!("{} from {} to {}", earlier.site, earlier.at, args.to));
-    let rows = differences.iter().map(|(table, difference)| {
+    let (equal, different): (Vec<_>, Vec<_>) =
+        differences.iter().partition(|(_, difference)| difference.is_empty());
+    if !equal.is_empty() {
+        let rows = equal.iter().map(|(_, difference)| difference.same).sum();
+        print::data(format!("no difference in {} tables with {} rows", equal.len(), print::count(rows)));
+    }
+    if different.is_empty() {
+        return;
+    }
+    let rows = different.iter().map(|(table, difference)| {
         let counts =
             [&difference.added, &difference.removed, &difference.changed].map(|keys| keys.len() as u64);
-        let mut cells = vec![table.clone()];
+        let mut cells = vec![(*table).clone()];
         cells.extend(counts.map(print::count));
         cells.push(print::count(difference.same));
         cells

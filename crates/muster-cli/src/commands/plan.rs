@@ -145,7 +145,15 @@ async fn incident(context: &Context, args: &PlanArgs) -> Result<Incident> {
         id_source = format!("file {}", path.display());
     }
     if args.filter.is_set() {
-        sites.extend(filtered(context, &args.filter, target).await?);
+        let found = filtered(context, &args.filter, target).await?;
+        if found.is_empty() {
+            return Err(exit::input(format!(
+                "no site matched {} at {target}; `muster sites` lists the sites, `muster capture status` how far back and \
+                 forth the repository reaches",
+                args.filter
+            )));
+        }
+        sites.extend(found);
         id_source = format!("filter {}", args.filter);
     }
     // A site that was named twice stays twice: the plan has a note on it.

@@ -30,9 +30,11 @@ pub(crate) fn show(plan: &Plan) {
         print::count(plan.steps.len() as u64),
         print::seconds(forecast::forecast(plan).total_micros as f64 / 1e6),
     ));
-    print::data("");
-    show_shards(plan);
-    show_sites(plan);
+    if !plan.sites.is_empty() {
+        print::data("");
+        show_shards(plan);
+        show_sites(plan);
+    }
     show_notes(&plan.notes);
 }
 

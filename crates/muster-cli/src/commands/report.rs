@@ -8,6 +8,7 @@ use clap::Args;
 use muster_types::RunId;
 use muster_types::report::{Distribution, Report, RunStatus, SiteReport};
 
+use crate::commands::apply;
 use crate::context::Context;
 use crate::{exit, print};
 
@@ -29,7 +30,9 @@ pub(crate) struct ReportArgs {
 
 pub(crate) async fn run(topology: &Path, args: ReportArgs) -> Result<ExitCode> {
     let context = Context::open(topology).await?;
-    let report = muster_engine::load_report(&context.repository, &args.run).await?;
+    let report = muster_engine::load_report(&context.repository, &args.run)
+        .await
+        .map_err(|error| apply::failure(error.into()))?;
     if let Some(path) = &args.html {
         let page = muster_dashboard::report_page(&report);
         std::fs::write(path, page).with_context(|| format!("failed to write `{}`", path.display()))?;

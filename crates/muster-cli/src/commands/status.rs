@@ -9,6 +9,7 @@ use muster_engine::{Clock, Status};
 use muster_types::RunId;
 use muster_types::report::RunStatus;
 
+use crate::commands::apply;
 use crate::context::Context;
 use crate::print;
 
@@ -24,7 +25,9 @@ pub(crate) struct StatusArgs {
 
 pub(crate) async fn run(topology: &Path, args: StatusArgs) -> Result<ExitCode> {
     let context = Context::open(topology).await?;
-    let status = muster_engine::load_status(&context.repository, &args.run, &Clock::system()).await?;
+    let status = muster_engine::load_status(&context.repository, &args.run, &Clock::system())
+        .await
+        .map_err(|error| apply::failure(error.into()))?;
     show(&status);
     Ok(ExitCode::SUCCESS)
 }
