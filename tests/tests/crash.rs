@@ -12,8 +12,8 @@ use muster_types::plan::StepKey;
 use muster_types::report::RunStatus;
 use rusqlite::types::Value;
 
-const SIZE: Size = Size { sites: 30, rows_per_site: 100 };
-const VICTIMS: usize = 12;
+const SIZE: Size = Size { sites: 20, rows_per_site: 60 };
+const VICTIMS: usize = 8;
 const RUN: &str = "crash";
 const APPLY: &[&str] = &["apply", "plan.json", "--run", RUN];
 const RESUME: &[&str] = &["resume", RUN];
@@ -114,10 +114,9 @@ impl Scene {
     fn moments(&self) -> Vec<Moment> {
         let part = |whole: usize, percent: usize| (whole * percent / 100).max(1);
         let mut moments = vec![Moment::Journal(1), Moment::Journal(2), Moment::Staged(1)];
-        moments.extend(
-            [8, 16, 24, 32, 40, 50, 60, 70, 80].map(|percent| Moment::Journal(part(self.journal, percent))),
-        );
-        moments.extend([1, 20, 50, 70].map(|percent| Moment::Published(part(self.stores, percent))));
+        moments
+            .extend([10, 20, 30, 40, 50, 65, 80].map(|percent| Moment::Journal(part(self.journal, percent))));
+        moments.extend([1, 30, 60].map(|percent| Moment::Published(part(self.stores, percent))));
         moments.extend([10, 30].map(|percent| Moment::Staged(part(self.stores, percent))));
         moments.dedup();
         moments
