@@ -7,6 +7,27 @@
 //! Per store the *onset* is the start of the fall that it did not come back from; the store's recovery point is the
 //! last one before it. Rows that were deleted earlier in the window, in ordinary work, do not move the onset.
 //!
+//! # The fall
+//! It is found for the site first, since the stores of a site are deleted together, and one row less says nothing
+//! about a store of three. The losses of all stores stand on one timeline; the fall ends with the last loss that left
+//! the site with the fewest rows, and from there an earlier loss is part of it if one of these holds:
+//!
+//! - it is 0.2 s or less before: one action, cut by a poll or spread over stores;
+//! - it is at most [`DetectOptions::burst_gap_seconds`] before, and alike: a quarter of the action that follows, a
+//!   twentieth of all (and several rows, that is four), or it emptied its store;
+//! - it is at most two minutes before and emptied a store of several rows, or took half of one's rows, twenty at
+//!   least: a script that goes product by product and pauses. Ordinary work does not do that; whatever it does in the
+//!   pauses is passed over;
+//! - it took the directory row for good;
+//! - the site had less than 80 % of its most rows when the fall, as known so far, began, and either the loss is a
+//!   twentieth of all, or that fall accounts for less than half of what is gone: a slow deletion.
+//!
+//! The earliest is the site's onset. A store's fall begins with its first loss at or behind it (less the uncertainty
+//! of the clocks, between shards), except that losses more than the burst gap before the rest of the store's fall,
+//! which left it with 80 % of its rows, are ordinary work in a pause. A store that fell apart from its site (an app
+//! that was removed an hour before) is judged by itself; if it lost but a few rows so, it is left as it was at the
+//! site's onset.
+//!
 //! # Invariants
 //! - Granularity is that of the index: a frame counts as a whole. The onset's position is exact in the frame that it
 //!   falls into, or earlier in it; the recovery point before it is the same either way.
@@ -16,6 +37,7 @@
 
 mod account;
 mod onset;
+mod site_fall;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,6 +50,8 @@ use muster_types::{Boundary, Kind, ShardName, SiteId, Timestamp};
 
 use crate::index::CatalogIndex;
 use account::{SiteAccount, StoreAccount};
+use onset::{Course, Fall};
+use site_fall::SiteFall;
 
 /// What counts as lost.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -195,8 +219,7 @@ fn judge(site: &SiteId, account: &SiteAccount<'_>, options: &DetectOptions) -> O
     if before == 0 || !(directory_row || most_rows) {
         return None;
     }
-    let stores: Vec<DetectedStore> =
-        account.stores.iter().filter_map(|store| detected_store(store, account, options)).collect();
+    let stores = detected_stores(account, options);
     let first_loss_at = stores.iter().map(|store| store.first_loss_at).min()?;
     let last_loss_at = stores.iter().map(|store| store.last_loss_at).max()?;
     Some(DetectedSite {
@@ -210,14 +233,22 @@ fn judge(site: &SiteId, account: &SiteAccount<'_>, options: &DetectOptions) -> O
     })
 }
 
-fn detected_store(
-    store: &StoreAccount<'_>,
-    account: &SiteAccount<'_>,
-    options: &DetectOptions,
-) -> Option<DetectedStore> {
-    let directory = account.directory_lost() && store.holds_directory;
-    let fall = onset::fall(store, options, directory)?;
-    Some(DetectedStore {
+/// The stores that fell. Those that lost a few rows apart from the rest count only if there are no others.
+fn detected_stores(account: &SiteAccount<'_>, options: &DetectOptions) -> Vec<DetectedStore> {
+    let Some(site) = SiteFall::find(account, options) else { return Vec::new() };
+    let (mut stores, mut ordinary) = (Vec::new(), Vec::new());
+    for (number, store) in account.stores.iter().enumerate() {
+        match onset::course(account, number, &site, options) {
+            Some(Course::WithSite(fall) | Course::Alone(fall)) => stores.push(detected_store(store, &fall)),
+            Some(Course::Ordinary(fall)) => ordinary.push(detected_store(store, &fall)),
+            None => {}
+        }
+    }
+    if stores.is_empty() { ordinary } else { stores }
+}
+
+fn detected_store(store: &StoreAccount<'_>, fall: Fall) -> DetectedStore {
+    DetectedStore {
         kind: store.kind.clone(),
         shard: store.shard.clone(),
         rows_before: store.rows_before,
@@ -230,7 +261,7 @@ fn detected_store(
             position,
         }),
         reached: fall.reached,
-    })
+    }
 }
 
 fn table_losses(catalog: &Catalog, from: Timestamp, to: Timestamp) -> Vec<TableLoss> {

@@ -30,7 +30,7 @@ pub mod stores;
 pub mod synthetic;
 
 pub use check::check;
-pub use detect::{DetectOptions, DetectedSite, Detection, detect};
+pub use detect::{DetectOptions, DetectedSite, DetectedStore, Detection, detect};
 pub use diff::{PlanChange, diff};
 pub use forecast::{Forecast, SiteForecast, forecast};
 pub use history::{Activity, history};

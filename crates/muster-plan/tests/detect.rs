@@ -9,7 +9,7 @@
 
 mod support;
 
-use muster_plan::{DetectOptions, Detection, detect, history};
+use muster_plan::{DetectOptions, DetectedStore, Detection, detect, history};
 use muster_types::segment::TableEventKind;
 use proptest::prelude::*;
 use support::*;
@@ -182,6 +182,179 @@ fn a_deletion_that_a_poll_cut_in_two_starts_with_its_first_part() {
     let jira =
         detection.lost[0].stores.iter().find(|store| store.kind == kind("product:jira-software")).unwrap();
     assert_eq!(jira.reached, Some(boundary));
+}
+
+fn store<'d>(detection: &'d Detection, kind_name: &str) -> Option<&'d DetectedStore> {
+    detection.lost[0].stores.iter().find(|store| store.kind == kind(kind_name))
+}
+
+/// Sets the rows that each table of a site has.
+fn sized(script: &mut Script, name: &str, rows: &[(&str, i64)]) {
+    for (table, rows) in rows {
+        script.change(name, table, 0.0, *rows);
+    }
+}
+
+/// A site of 91 rows, three of them in the app's store and two in the licences'.
+fn small_site() -> Script {
+    let mut script = Script::new("shard-0");
+    let rows =
+        [("sites", 1), ("users", 30), ("projects", 5), ("issues", 50), ("worklogs", 3), ("licences", 2)];
+    sized(&mut script, "a", &rows);
+    script.snapshot(0.0);
+    script.poll(1.0);
+    script
+}
+
+#[test]
+fn an_ordinary_deletion_in_a_small_store_does_not_move_its_onset() {
+    let mut script = small_site();
+    script.change("a", "worklogs", 82.0, -1);
+    script.poll(83.0);
+    script.change("a", "issues", 90.0, 1);
+    let boundary = script.poll(91.0);
+    delete_site(&mut script, "a", 100.5);
+    script.poll(101.0);
+    let detection = found(&[&script], 60.0, 200.0);
+    let reached: Vec<_> = detection.lost[0].stores.iter().map(|store| store.reached).collect();
+    assert_eq!(reached, vec![Some(boundary); 5]);
+    assert_eq!(detection.lost[0].first_loss_at, at(100.5));
+}
+
+#[test]
+fn a_small_store_that_ordinary_work_emptied_before_stays_as_it_was() {
+    let mut script = small_site();
+    script.change("a", "licences", 82.0, -2);
+    script.poll(83.0);
+    delete_site(&mut script, "a", 100.5);
+    script.poll(101.0);
+    let detection = found(&[&script], 60.0, 200.0);
+    assert_eq!(store(&detection, "licence"), None);
+    assert_eq!((detection.lost[0].stores.len(), detection.lost[0].first_loss_at), (4, at(100.5)));
+}
+
+#[test]
+fn a_site_deleted_product_by_product_with_pauses_is_found_whole() {
+    let mut script = small_site();
+    sized(&mut script, "a", &[("pages", 40)]);
+    script.poll(2.0);
+    let mut boundaries = Vec::new();
+    for (number, tables) in
+        [&["pages"][..], &["issues", "projects"], &["worklogs"], &["users", "licences", "sites"]]
+            .iter()
+            .enumerate()
+    {
+        let seconds = 100.0 + 30.0 * number as f64;
+        boundaries.push(script.poll(seconds - 1.0));
+        for table in *tables {
+            let held = script.rows[&(site("a"), (*table).to_owned())];
+            script.change("a", table, seconds, -held);
+        }
+        script.poll(seconds + 1.0);
+        // People go on in what is still there.
+        if number == 0 {
+            script.change("a", "users", seconds + 10.0, -1).change("a", "issues", seconds + 10.0, 2);
+            script.poll(seconds + 11.0);
+        }
+    }
+    let detection = found(&[&script], 60.0, 300.0);
+    let reached = |kind: &str| store(&detection, kind).unwrap().reached;
+    assert_eq!(reached("product:confluence"), Some(boundaries[0]));
+    assert_eq!(reached("product:jira-software"), Some(boundaries[1]));
+    assert_eq!(reached("app:timesheets"), Some(boundaries[2]));
+    for last in ["identity", "licence", "metadata"] {
+        assert_eq!(reached(last), Some(boundaries[3]), "{last}");
+    }
+    assert_eq!(detection.lost[0].first_loss_at, at(100.0));
+}
+
+#[test]
+fn ordinary_deletions_in_the_seconds_of_the_fall_belong_to_it() {
+    let mut script = small_site();
+    script.change("a", "users", 96.0, -1);
+    let whole = script.poll(97.0);
+    script.change("a", "issues", 100.5, -50).change("a", "projects", 100.5, -5);
+    let half = script.poll(101.0);
+    script.change("a", "worklogs", 101.5, -1);
+    script.poll(102.0);
+    delete_site(&mut script, "a", 103.5);
+    script.poll(104.0);
+    let detection = found(&[&script], 60.0, 200.0);
+    assert_eq!(store(&detection, "product:jira-software").unwrap().reached, Some(whole));
+    // Behind the onset of the site, the store's first loss counts, whoever did it.
+    assert_eq!(store(&detection, "app:timesheets").unwrap().reached, Some(half));
+    assert_eq!(store(&detection, "identity").unwrap().first_loss_at, at(103.5));
+}
+
+#[test]
+fn a_site_of_one_store_falls_like_any_other() {
+    let mut script = Script::new("shard-0");
+    sized(&mut script, "a", &[("issues", 40), ("comments", 20)]);
+    script.snapshot(0.0);
+    script.poll(1.0);
+    script.change("a", "comments", 82.0, -2);
+    let boundary = script.poll(83.0);
+    script.change("a", "comments", 100.5, -18).change("a", "issues", 100.6, -10);
+    script.poll(101.0);
+    script.change("a", "issues", 101.1, -30);
+    script.poll(102.0);
+    let detection = found(&[&script], 60.0, 200.0);
+    let only = store(&detection, "product:jira-software").unwrap();
+    assert_eq!((only.reached, only.first_loss_at, only.last_loss_at), (Some(boundary), at(100.5), at(101.1)));
+}
+
+#[test]
+fn a_slow_deletion_is_found_from_its_first_row() {
+    let mut script = Script::new("shard-0");
+    sized(&mut script, "a", &[("sites", 1), ("issues", 120)]);
+    script.snapshot(0.0);
+    let boundary = script.poll(99.0);
+    for number in 0..120 {
+        script.change("a", "issues", 100.0 + 2.0 * f64::from(number), -1);
+        script.poll(101.0 + 2.0 * f64::from(number));
+    }
+    let detection = found(&[&script], 60.0, 1_000.0);
+    assert_eq!(detection.lost[0].stores.len(), 1);
+    assert_eq!(detection.lost[0].stores[0].reached, Some(boundary));
+}
+
+#[test]
+fn a_site_that_is_deleted_again_falls_from_the_second_time() {
+    let mut script = small_site();
+    delete_site(&mut script, "a", 100.5);
+    script.poll(101.0);
+    let rows =
+        [("sites", 1), ("users", 30), ("projects", 5), ("issues", 50), ("worklogs", 3), ("licences", 2)];
+    for (table, rows) in rows {
+        script.change_marked("a", table, 200.0, rows, Some("publish/site:a/metadata"));
+    }
+    let back = script.poll(201.0);
+    delete_site(&mut script, "a", 300.5);
+    script.poll(301.0);
+    let detection = found(&[&script], 60.0, 1_000.0);
+    assert!(detection.lost[0].stores.iter().all(|store| store.reached == Some(back)));
+    assert_eq!((detection.lost[0].stores.len(), detection.lost[0].first_loss_at), (5, at(300.5)));
+}
+
+#[test]
+fn clocks_of_shards_that_differ_do_not_move_the_onset() {
+    // The second shard's clock is a minute ahead: its ordinary deletion looks as if it followed the first shard's fall.
+    let (mut first, mut second) = (Script::new("shard-0"), Script::new("shard-1"));
+    second.clock_offset_micros = (60_000_000, 500);
+    sized(&mut first, "a", &[("sites", 1), ("users", 50)]);
+    sized(&mut second, "a", &[("worklogs", 3)]);
+    for (script, ahead) in [(&mut first, 0.0), (&mut second, 60.0)] {
+        script.snapshot(0.0);
+        script.poll(1.0 + ahead);
+    }
+    second.change("a", "worklogs", 142.0, -1);
+    let boundary = second.poll(143.0);
+    delete_site(&mut first, "a", 100.5);
+    first.poll(101.0);
+    delete_site(&mut second, "a", 161.0);
+    second.poll(162.0);
+    let detection = found(&[&first, &second], 30.0, 300.0);
+    assert_eq!(store(&detection, "app:timesheets").unwrap().reached, Some(boundary));
 }
 
 #[test]

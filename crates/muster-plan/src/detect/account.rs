@@ -62,7 +62,7 @@ pub(super) struct Step {
     /// The same of the directory's table alone.
     pub(super) directory_loss: i64,
     /// Rows that Muster added less those that it removed.
-    marked_gain: i64,
+    pub(super) marked_gain: i64,
     /// First and last deletion that Muster did not make.
     pub(super) deletions: Option<(ChangeStamp, ChangeStamp)>,
     /// A whole table went, or was read again: when that was known.
@@ -80,8 +80,9 @@ pub(super) struct StoreAccount<'a> {
     /// By ascending segment; only those that touch the store within the window.
     pub(super) steps: Vec<Step>,
     directory_before: i64,
-    /// Later or earlier incarnations of the shard are looked at, too.
-    first: bool,
+    /// No earlier incarnation of the shard is looked at, too.
+    pub(super) first: bool,
+    /// No later one is.
     last: bool,
 }
 

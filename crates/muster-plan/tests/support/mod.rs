@@ -50,6 +50,7 @@ pub(crate) struct Script {
     pub(crate) log: Vec<(u64, SiteId, String, i64)>,
     /// Rows now.
     pub(crate) rows: BTreeMap<(SiteId, String), i64>,
+    pub(crate) clock_offset_micros: (i64, u64),
     pending: Vec<Pending>,
     last: Boundary,
     chunks: u64,
@@ -86,6 +87,7 @@ impl Script {
             contents: Contents::new(),
             log: vec![],
             rows: BTreeMap::new(),
+            clock_offset_micros: (0, 100),
             pending: vec![],
             last: Boundary { position: Position(0), at: at(0.0) },
             // Chunks of all shards and incarnations have offsets of their own.
@@ -213,7 +215,7 @@ impl Script {
             table_events: events.collect(),
             tables: self.tables.clone(),
             marks,
-            clock_offset_micros: (0, 100),
+            clock_offset_micros: self.clock_offset_micros,
         };
         self.history.segments.push(segment);
         self.last = boundary;
