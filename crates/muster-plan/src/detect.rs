@@ -247,7 +247,7 @@ fn detected_stores(account: &SiteAccount<'_>, options: &DetectOptions) -> Vec<De
     if stores.is_empty() { ordinary } else { stores }
 }
 
-fn detected_store(store: &StoreAccount<'_>, fall: Fall) -> DetectedStore {
+fn detected_store(store: &StoreAccount<'_>, fall: &Fall) -> DetectedStore {
     DetectedStore {
         kind: store.kind.clone(),
         shard: store.shard.clone(),
