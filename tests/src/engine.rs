@@ -90,6 +90,25 @@ impl Engine {
         assert!(status.success(), "kill -{name} {pid}");
     }
 
+    /// Puts it to sleep, and waits until every thread of it sleeps.
+    pub fn sleep(&self) {
+        self.signal("STOP");
+        let tasks = format!("/proc/{}/task", self.child.as_ref().expect("running").id());
+        until("every thread to stop", || {
+            let stopped = |task: PathBuf| {
+                // A thread that ended meanwhile is as good as stopped. The state follows the name in parentheses.
+                let stat = std::fs::read_to_string(task.join("stat")).unwrap_or_default();
+                stat.rsplit(')')
+                    .next()
+                    .is_none_or(|rest| matches!(rest.trim_start().chars().next(), None | Some('T')))
+            };
+            std::fs::read_dir(&tasks)
+                .expect("it runs")
+                .filter_map(Result::ok)
+                .all(|task| stopped(task.path()))
+        });
+    }
+
     /// Waits for its end.
     pub fn finish(mut self) -> Ran {
         let child = self.child.take().expect("running");

@@ -194,7 +194,7 @@ fn an_engine_that_was_asleep_is_fenced(scene: &Scene) {
     );
     // Not within a publish: its lock would stop everyone, as it must.
     until("a moment between two publishes", || {
-        asleep.signal("STOP");
+        asleep.sleep();
         let free = scene.world.fleet.shards.iter().all(|shard| can_be_written(&shard.path));
         if !free {
             asleep.signal("CONT");

@@ -55,7 +55,7 @@ fn rows(conn: &Connection, by_code: bool, sites: &[&str]) -> Rows {
             continue;
         }
         let mut statement = conn.prepare(&sql).unwrap();
-        let names: Vec<String> = statement.column_names().into_iter().skip(1).map(str::to_owned).collect();
+        let names: Vec<String> = statement.column_names().skip(1).map(str::to_owned).collect();
         let mut read = statement.query([]).unwrap();
         while let Some(row) = read.next().unwrap() {
             let Ok(site) = row.get::<_, String>(0) else { continue };

@@ -55,7 +55,8 @@ impl Scene {
             .map(|site| site.site.to_string())
             .collect();
         let (mut failed, mut wanted) = (failed, sites.to_vec());
-        (failed.sort(), wanted.sort());
+        failed.sort();
+        wanted.sort();
         assert_eq!(failed, wanted, "{ran}");
         for site in report.sites.iter().filter(|site| site.failure.is_none()) {
             assert!(site.handed_back_at.is_some(), "{} was not handed back", site.site);
