@@ -6,11 +6,13 @@
 //! # Invariants
 //! - Every demand is bounded by a constant of this module, whatever the size of a store.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use muster_types::ShardName;
 use muster_types::catalog::Catalog;
-use muster_types::plan::{Restoration, SitePlan, StorePlan};
+use muster_types::plan::{Demand, Restoration, SitePlan, StorePlan};
 use muster_types::topology::Topology;
 
 /// Compressed bytes read and checked per second by one stage step.
@@ -88,46 +90,74 @@ fn at_rate(amount: u64, per_second: u64) -> u64 {
 }
 
 /// Demand and expected microseconds of a step.
-type Cost = (BTreeMap<String, u64>, u64);
+pub(crate) type Cost = (Demand, u64);
 
 /// What steps take.
 #[derive(Debug)]
 pub struct Demands<'a> {
     catalog: &'a Catalog,
+    names: [Arc<str>; 3],
+    shards: BTreeMap<&'a ShardName, ShardDemands>,
+    request: Demand,
+}
+
+/// Demands that all steps of a shard share.
+#[derive(Clone, Debug)]
+struct ShardDemands {
+    stage_pool: Arc<str>,
+    verify: Demand,
+    publish: Demand,
+}
+
+impl ShardDemands {
+    fn new(shard: &ShardName) -> Self {
+        let stage_pool: Arc<str> = stage_pool(shard).into();
+        let verify = [(POOL_STAGE.into(), 1), (Arc::clone(&stage_pool), 1)].into_iter().collect();
+        Self { stage_pool, verify, publish: [(publish_pool(shard), 1)].into_iter().collect() }
+    }
 }
 
 impl<'a> Demands<'a> {
     /// Demands of a plan made from `catalog`.
     pub fn new(catalog: &'a Catalog) -> Self {
-        Self { catalog }
+        Self {
+            catalog,
+            names: [POOL_STAGE, POOL_BYTES, POOL_S3].map(Arc::from),
+            shards: catalog.shards.keys().map(|shard| (shard, ShardDemands::new(shard))).collect(),
+            request: [(POOL_S3, 1)].into_iter().collect(),
+        }
+    }
+
+    fn shard(&self, shard: &ShardName) -> Cow<'_, ShardDemands> {
+        self.shards.get(shard).map_or_else(|| Cow::Owned(ShardDemands::new(shard)), Cow::Borrowed)
     }
 
     /// Of loading a store: a slot here and there, memory by its size, requests by its number of ranges.
     pub fn stage(&self, store: &StorePlan) -> Cost {
         let ranges: usize =
             store.tables.iter().map(|table| usize::from(table.base.is_some()) + table.changes.len()).sum();
-        let demand = BTreeMap::from([
-            (POOL_STAGE.to_owned(), 1),
-            (stage_pool(&store.shard), 1),
-            (
-                POOL_BYTES.to_owned(),
-                store.raw_bytes.saturating_mul(2).clamp(STAGE_BYTES_MIN, STAGE_BYTES_MAX),
-            ),
-            (POOL_S3.to_owned(), (ranges as u64).clamp(1, STAGE_REQUESTS_MAX)),
-        ]);
+        let bytes = store.raw_bytes.saturating_mul(2).clamp(STAGE_BYTES_MIN, STAGE_BYTES_MAX);
+        let [stage, in_flight, s3] = self.names.clone();
+        let demand = [
+            (stage, 1),
+            (Arc::clone(&self.shard(&store.shard).stage_pool), 1),
+            (in_flight, bytes),
+            (s3, (ranges as u64).clamp(1, STAGE_REQUESTS_MAX)),
+        ];
+        let demand = demand.into_iter().collect();
         let read = at_rate(store.bytes, READ_BYTES_PER_SECOND);
         (demand, STEP_MICROS + read + at_rate(store.rows, STAGE_ROWS_PER_SECOND))
     }
 
     /// Of digesting staged rows.
     pub fn verify(&self, store: &StorePlan) -> Cost {
-        let demand = BTreeMap::from([(POOL_STAGE.to_owned(), 1), (stage_pool(&store.shard), 1)]);
+        let demand = self.shard(&store.shard).verify.clone();
         (demand, STEP_MICROS + at_rate(store.rows, VERIFY_ROWS_PER_SECOND))
     }
 
     /// Of publishing, or of the command that re-creates a rebuilt store.
     pub fn publish(&self, store: &StorePlan) -> Cost {
-        let demand = BTreeMap::from([(publish_pool(&store.shard), 1)]);
+        let demand = self.shard(&store.shard).publish.clone();
         match store.restoration {
             Restoration::Restored => {
                 let replaced = if store.overwrite { store.live.rows } else { 0 };
@@ -140,14 +170,14 @@ impl<'a> Demands<'a> {
     /// Of reading back what a site's publishes did.
     pub fn check(&self, site: &SitePlan) -> Cost {
         let rows = site.stores.iter().map(|store| store.rows).sum();
-        (BTreeMap::from([(POOL_S3.to_owned(), 1)]), STEP_MICROS + at_rate(rows, CHECK_ROWS_PER_SECOND))
+        (self.request.clone(), STEP_MICROS + at_rate(rows, CHECK_ROWS_PER_SECOND))
     }
 
     /// Of giving a site back, with the commands of its external kinds.
     pub fn handback(&self, site: &SitePlan) -> Cost {
         let external = |store: &&StorePlan| matches!(store.restoration, Restoration::External { .. });
         let commands = site.stores.iter().filter(external).count() as u64;
-        (BTreeMap::from([(POOL_S3.to_owned(), 1)]), STEP_MICROS + commands * COMMAND_MICROS)
+        (self.request.clone(), STEP_MICROS + commands * COMMAND_MICROS)
     }
 
     /// Of digesting a shard's neighbours.
@@ -155,7 +185,7 @@ impl<'a> Demands<'a> {
         let history = self.catalog.shards.get(shard).and_then(|history| history.incarnations.last());
         let snapshot = history.and_then(|history| history.snapshots.last());
         let bytes = snapshot.map_or(0, |snapshot| snapshot.packs.iter().map(|pack| pack.bytes).sum());
-        let demand = BTreeMap::from([(POOL_STAGE.to_owned(), 1), (stage_pool(shard), 1)]);
+        let demand = self.shard(shard).verify.clone();
         (demand, STEP_MICROS + at_rate(bytes, DIGEST_BYTES_PER_SECOND))
     }
 }

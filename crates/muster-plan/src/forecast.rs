@@ -53,6 +53,40 @@ struct Line {
     never: bool,
 }
 
+/// What comes after each step, in one list.
+struct Followers {
+    /// By step: where its followers start in `list`; they end where those of the next one start.
+    starts: Vec<u32>,
+    list: Vec<u32>,
+}
+
+impl Followers {
+    fn new(steps: &[PlanStep]) -> Self {
+        let before = |step: &PlanStep| step.after.len() + step.after_ended.len();
+        let mut starts = vec![0; steps.len() + 1];
+        for before in steps.iter().flat_map(|step| step.after.iter().chain(&step.after_ended)) {
+            starts[*before as usize + 1] += 1;
+        }
+        for step in 0..steps.len() {
+            starts[step + 1] += starts[step];
+        }
+        let mut free = starts.clone();
+        let mut list = vec![0; steps.iter().map(before).sum()];
+        for (number, step) in steps.iter().enumerate() {
+            for before in step.after.iter().chain(&step.after_ended) {
+                let place = &mut free[*before as usize];
+                list[*place as usize] = number as u32;
+                *place += 1;
+            }
+        }
+        Self { starts, list }
+    }
+
+    fn places(&self, step: u32) -> std::ops::Range<usize> {
+        self.starts[step as usize] as usize..self.starts[step as usize + 1] as usize
+    }
+}
+
 struct Simulation<'a> {
     steps: &'a [PlanStep],
     free: Vec<u64>,
@@ -60,7 +94,7 @@ struct Simulation<'a> {
     line_of: Vec<usize>,
     /// By step: how many of those it comes after have not ended.
     open: Vec<u32>,
-    next: Vec<Vec<u32>>,
+    next: Followers,
     /// First of each line that may start, by number of the step.
     heads: BTreeSet<(u32, usize)>,
     /// By pool: first of each line that found no room there.
@@ -74,22 +108,21 @@ impl<'a> Simulation<'a> {
             plan.pools.keys().enumerate().map(|(i, pool)| (pool.as_str(), i)).collect();
         let mut by_demand: BTreeMap<Vec<(usize, u64)>, usize> = BTreeMap::new();
         let mut lines: Vec<Line> = Vec::new();
-        let mut next = vec![Vec::new(); plan.steps.len()];
         let mut open = Vec::with_capacity(plan.steps.len());
         let mut line_of = Vec::with_capacity(plan.steps.len());
-        for (number, step) in plan.steps.iter().enumerate() {
+        let mut demand = Vec::new();
+        for step in &plan.steps {
             // An unknown pool has no room: number `names.len()`.
             let pool = |name: &str| names.get(name).copied().unwrap_or(names.len());
-            let demand: Vec<(usize, u64)> =
-                step.demand.iter().map(|(name, units)| (pool(name), rounded(*units))).collect();
-            let line = *by_demand.entry(demand.clone()).or_insert_with(|| {
+            demand.clear();
+            demand.extend(step.demand.iter().map(|(name, units)| (pool(name), rounded(units))));
+            let line = by_demand.get(&demand).copied().unwrap_or_else(|| {
+                by_demand.insert(demand.clone(), lines.len());
+                let demand = demand.clone();
                 lines.push(Line { demand, waiting: BTreeSet::new(), blocked_at: None, never: false });
                 lines.len() - 1
             });
             line_of.push(line);
-            for before in step.after.iter().chain(&step.after_ended) {
-                next[*before as usize].push(number as u32);
-            }
             open.push((step.after.len() + step.after_ended.len()) as u32);
         }
         let mut free: Vec<u64> = plan.pools.values().copied().collect();
@@ -99,6 +132,7 @@ impl<'a> Simulation<'a> {
         }
         let blocked = vec![BTreeSet::new(); free.len()];
         let (heads, running) = (BTreeSet::new(), BinaryHeap::new());
+        let next = Followers::new(&plan.steps);
         Self { steps: &plan.steps, free, lines, line_of, open, next, heads, blocked, running }
     }
 
@@ -181,7 +215,8 @@ impl<'a> Simulation<'a> {
         if let StepKey::Handback(site) = &self.steps[step as usize].key {
             forecast.sites.push(SiteForecast { site: site.clone(), back_after_micros: now });
         }
-        for next in std::mem::take(&mut self.next[step as usize]) {
+        for place in self.next.places(step) {
+            let next = self.next.list[place];
             self.open[next as usize] -= 1;
             if self.open[next as usize] == 0 {
                 self.wait(next);

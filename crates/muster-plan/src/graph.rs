@@ -23,7 +23,7 @@ use muster_types::{Kind, ShardName, SiteId, StoreId};
 use petgraph::algo::toposort;
 use petgraph::graph::{DiGraph, NodeIndex};
 
-use crate::estimate::Demands;
+use crate::estimate::{Cost, Demands};
 use crate::planner::PlanError;
 
 /// Kinds and what each comes after.
@@ -157,7 +157,7 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    fn push(&mut self, key: StepKey, after: Vec<u32>, cost: (BTreeMap<String, u64>, u64), wave: u32) -> u32 {
+    fn push(&mut self, key: StepKey, after: Vec<u32>, cost: Cost, wave: u32) -> u32 {
         let (demand, estimate_micros) = cost;
         let number = self.steps.len() as u32;
         self.steps.push(PlanStep { key, after, after_ended: Vec::new(), demand, estimate_micros, wave });

@@ -236,6 +236,8 @@ struct TableNumbers<'a> {
     by_name: BTreeMap<&'a str, u32>,
     /// By table: its definitions so far, each once.
     versions: Vec<Vec<&'a CapturedTable>>,
+    /// The list of the last segment, to know it again where the next one shares it.
+    last_list: Option<(&'a [CapturedTable], Vec<TableRef>)>,
     /// Tables there are now: the version of each.
     current: BTreeMap<u32, u32>,
     snapshots: Vec<Vec<TableRef>>,
@@ -295,7 +297,18 @@ impl<'a> TableNumbers<'a> {
     }
 
     fn segment(&mut self, number: usize, segment: &'a muster_types::catalog::SegmentInfo) {
-        let refs: Vec<TableRef> = segment.tables.iter().map(|table| self.table(table)).collect();
+        let shared = self.last_list.take().filter(|(list, _)| std::ptr::eq(*list, &*segment.tables));
+        let again = shared.is_some();
+        let refs = match shared {
+            Some((_, refs)) => refs,
+            None => segment.tables.iter().map(|table| self.table(table)).collect(),
+        };
+        self.last_list = Some((&segment.tables, refs.clone()));
+        // What the segment before knew already, without an event since, is how things are.
+        if again && segment.table_events.is_empty() && refs.iter().all(|table| self.is_current(*table)) {
+            self.segments.push(refs);
+            return;
+        }
         let mut tables = self.current.clone();
         for event in &segment.table_events {
             if event.event == TableEventKind::Undeclared {
@@ -316,6 +329,10 @@ impl<'a> TableNumbers<'a> {
             .extend(refs.iter().filter(|table| !gone(table.table)).map(|table| (table.table, table.version)));
         self.segments.push(refs);
         self.now(segment.boundary, tables);
+    }
+
+    fn is_current(&self, table: TableRef) -> bool {
+        self.current.get(&table.table) == Some(&table.version)
     }
 
     /// From `boundary` on there are these tables.

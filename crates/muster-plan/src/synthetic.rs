@@ -7,6 +7,7 @@
 //! - The same [`Fleet`] gives the same values.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use muster_types::catalog::{Catalog, IncarnationHistory, SegmentInfo, ShardHistory, SiteFacts, SiteHistory};
 use muster_types::catalog::{SiteTrace, SnapshotInfo};
@@ -231,12 +232,13 @@ fn shard_history(number: u32, fleet: Fleet, tables: &[CapturedTable]) -> Result<
         tables: tables.to_vec(),
         packs: vec![object(format!("shards/shard-{number}/pack-0000.zst"))],
     };
+    let shared: Arc<[CapturedTable]> = tables.into();
     let segments = (1..=fleet.segments).map(|sequence| SegmentInfo {
         sequence: u64::from(sequence),
         after: boundary(sequence - 1),
         boundary: boundary(sequence),
         data: Some(object(format!("shards/shard-{number}/log/{sequence:020}.zst"))),
-        tables: tables.to_vec(),
+        tables: Arc::clone(&shared),
         marks: Vec::new(),
         table_events: Vec::new(),
         clock_offset_micros: (0, 500),

@@ -270,7 +270,7 @@ fn the_forecast_respects_the_pools() {
         .1
         .steps
         .iter()
-        .filter(|step| step.demand.contains_key("stage"))
+        .filter(|step| step.demand.get("stage").is_some())
         .map(|step| step.estimate_micros)
         .sum();
     assert!(narrow.0.total_micros >= one_by_one, "a pool of one runs its steps one after another");

@@ -4,6 +4,7 @@
 //! sites costs O(k).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -82,8 +83,9 @@ pub struct SegmentInfo {
     pub boundary: Boundary,
     /// Its data object.
     pub data: Option<ObjectInfo>,
-    /// Its tables.
-    pub tables: Vec<CapturedTable>,
+    /// Its tables; segments with equal ones share them, since a chain has thousands.
+    #[serde(with = "shared")]
+    pub tables: Arc<[CapturedTable]>,
     /// Its marks.
     pub marks: Vec<Mark>,
     /// Its whole-table events.
@@ -131,4 +133,24 @@ pub struct SiteFacts {
     pub users: u64,
     /// Kinds that the site was licensed for.
     pub licensed: Vec<Kind>,
+}
+
+/// A shared list is written like any other.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<T: Serialize, S: Serializer>(
+        list: &Arc<[T]>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        list.as_ref().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Arc<[T]>, D::Error> {
+        Vec::deserialize(deserializer).map(Arc::from)
+    }
 }

@@ -3,6 +3,7 @@
 use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -79,12 +80,28 @@ impl TypedId {
     }
 }
 
+/// Serialises as what [`fmt::Display`] writes, without a text of its own in between.
+macro_rules! written_as_text {
+    ($name:ident) => {
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+    };
+}
+pub(crate) use written_as_text;
+
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident, $wanted:literal) => {
         $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        ///
+        /// A clone shares the text: a plan of a whole fleet names each site dozens of times.
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+        #[serde(try_from = "String")]
+        pub struct $name(Arc<str>);
+
+        written_as_text!($name);
 
         impl $name {
             /// Checks and wraps a bare name.
@@ -94,7 +111,7 @@ macro_rules! text_id {
             pub fn new(text: impl Into<String>) -> Result<Self, IdError> {
                 let text = text.into();
                 check_name(&text, $wanted)?;
-                Ok(Self(text))
+                Ok(Self(text.into()))
             }
 
             /// The bare name.
@@ -159,7 +176,7 @@ impl FromStr for SiteId {
     type Err = IdError;
 
     fn from_str(text: &str) -> Result<Self, IdError> {
-        TypedId::expect(text, "site").map(Self)
+        TypedId::expect(text, "site").map(|value| Self(value.into()))
     }
 }
 
@@ -210,9 +227,13 @@ impl fmt::Display for Epoch {
 }
 
 /// What a store holds: `metadata`, `identity`, `licence`, `media`, `product:NAME`, `app:NAME`, or an operator's own.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Kind(String);
+///
+/// A clone shares the text.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Kind(Arc<str>);
+
+written_as_text!(Kind);
 
 impl Kind {
     /// The kind's name, e.g. `product:jira-software`.
@@ -246,7 +267,7 @@ impl FromStr for Kind {
             None => text,
         };
         check_name(name, "kind")?;
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 }
 
@@ -260,7 +281,7 @@ impl TryFrom<String> for Kind {
 
 impl From<Kind> for String {
     fn from(kind: Kind) -> Self {
-        kind.0
+        kind.to_string()
     }
 }
 
@@ -271,14 +292,16 @@ impl fmt::Display for Kind {
 }
 
 /// One site's slice of one kind. Written `site:VALUE/KIND`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct StoreId {
     /// The tenant.
     pub site: SiteId,
     /// What the slice holds.
     pub kind: Kind,
 }
+
+written_as_text!(StoreId);
 
 impl fmt::Display for StoreId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

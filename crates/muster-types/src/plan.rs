@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -254,8 +255,8 @@ pub struct ShardPlan {
 }
 
 /// What a step does.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub enum StepKey {
     /// Load a store's rows at its recovery point beside the live data.
     Stage(StoreId),
@@ -272,6 +273,8 @@ pub enum StepKey {
     /// Digest them after the last one, and explain the difference by the log.
     DigestAfter(ShardName),
 }
+
+crate::ids::written_as_text!(StepKey);
 
 impl fmt::Display for StepKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -339,6 +342,45 @@ impl StepKey {
     }
 }
 
+/// Units of pools, by ascending name of the pool; written as a map. A clone shares the list, since most steps of a plan
+/// want the same of the same pools.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Demand(Arc<[(Arc<str>, u64)]>);
+
+impl Demand {
+    /// Pools and units, by ascending name.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, u64)> {
+        self.0.iter().map(|(pool, units)| (pool.as_ref(), *units))
+    }
+
+    /// The units of one pool.
+    pub fn get(&self, pool: &str) -> Option<u64> {
+        self.iter().find(|(name, _)| *name == pool).map(|(_, units)| units)
+    }
+}
+
+impl<P: Into<Arc<str>>> FromIterator<(P, u64)> for Demand {
+    fn from_iter<I: IntoIterator<Item = (P, u64)>>(pools: I) -> Self {
+        let mut demand: Vec<(Arc<str>, u64)> =
+            pools.into_iter().map(|(pool, units)| (pool.into(), units)).collect();
+        demand.sort();
+        demand.dedup_by(|next, kept| next.0 == kept.0);
+        Self(demand.into())
+    }
+}
+
+impl Serialize for Demand {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
+    }
+}
+
+impl<'de> Deserialize<'de> for Demand {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        BTreeMap::<String, u64>::deserialize(deserializer).map(Self::from_iter)
+    }
+}
+
 /// A step, its edges and what it needs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PlanStep {
@@ -349,7 +391,7 @@ pub struct PlanStep {
     /// Steps that must have ended first, whatever their outcome: indexes into [`Plan::steps`].
     pub after_ended: Vec<u32>,
     /// Units of each pool held while it runs.
-    pub demand: BTreeMap<String, u64>,
+    pub demand: Demand,
     /// Expected duration in microseconds.
     pub estimate_micros: u64,
     /// Wave, from 0.

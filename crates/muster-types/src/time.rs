@@ -6,9 +6,15 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 /// Microseconds since the Unix epoch, UTC. Written as RFC 3339 with six fractional digits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Timestamp(i64);
+
+impl Serialize for Timestamp {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
 
 /// A text that is not a time.
 #[derive(Debug, thiserror::Error)]

@@ -37,10 +37,10 @@ impl Pools {
         steps: &[PlanStep],
         capacities: &BTreeMap<String, u64>,
     ) -> Result<(Self, Demands), ScheduleError> {
-        let numbers: BTreeMap<&String, u32> = capacities.keys().zip(0u32..).collect();
+        let numbers: BTreeMap<&str, u32> = capacities.keys().map(String::as_str).zip(0u32..).collect();
         let demand = |step: &PlanStep| {
-            let needed = step.demand.iter().filter(|&(_, &units)| units > 0);
-            needed.map(|(pool, &units)| one_demand(step, pool, units, capacities, &numbers)).collect()
+            let needed = step.demand.iter().filter(|(_, units)| *units > 0);
+            needed.map(|(pool, units)| one_demand(step, pool, units, capacities, &numbers)).collect()
         };
         let demands = steps.iter().map(demand).collect::<Result<_, _>>()?;
         let pool = |(name, &capacity): (&String, &u64)| Pool {
@@ -102,16 +102,16 @@ impl Pools {
 
 fn one_demand(
     step: &PlanStep,
-    pool: &String,
+    pool: &str,
     units: u64,
     capacities: &BTreeMap<String, u64>,
-    numbers: &BTreeMap<&String, u32>,
+    numbers: &BTreeMap<&str, u32>,
 ) -> Result<Demand, ScheduleError> {
     let (Some(&capacity), Some(&number)) = (capacities.get(pool), numbers.get(pool)) else {
-        return Err(ScheduleError::UnknownPool { step: step.key.clone(), pool: pool.clone() });
+        return Err(ScheduleError::UnknownPool { step: step.key.clone(), pool: pool.to_owned() });
     };
     if units > capacity {
-        let (step, pool) = (step.key.clone(), pool.clone());
+        let (step, pool) = (step.key.clone(), pool.to_owned());
         return Err(ScheduleError::DemandAboveCapacity { step, pool, demand: units, capacity });
     }
     Ok(Demand { pool: number, units })

@@ -51,7 +51,7 @@ fn fleet(
 ) -> Vec<PlanStep> {
     let mut steps: Vec<PlanStep> = Vec::new();
     let mut push = |key, after: Vec<u32>, demand: &[(&str, u64)], estimate_micros| {
-        let demand = demand.iter().map(|&(pool, units)| (pool.to_owned(), units)).collect();
+        let demand = demand.iter().copied().collect();
         steps.push(PlanStep { key, after, after_ended: vec![], demand, estimate_micros, wave: 0 });
         u32::try_from(steps.len()).unwrap() - 1
     };
@@ -166,8 +166,8 @@ impl<'a> Simulation<'a> {
     fn check_pools(&mut self) {
         let mut used: BTreeMap<String, u64> = BTreeMap::new();
         for (_, step) in &self.running {
-            for (pool, units) in &self.steps[*step as usize].demand {
-                *used.entry(pool.clone()).or_default() += units;
+            for (pool, units) in self.steps[*step as usize].demand.iter() {
+                *used.entry(pool.to_owned()).or_default() += units;
             }
         }
         for (pool, units) in used {
@@ -422,12 +422,12 @@ fn plans_that_could_never_run_are_refused() {
         Scheduler::new(&steps, &pools(), &BTreeMap::new(), RetryPolicy::default()).err()
     };
     assert_eq!(refuse(&|_| {}), None);
-    let above = refuse(&|steps| steps[0].demand.extend([("s3".to_owned(), 7)]));
+    let above = refuse(&|steps| steps[0].demand = [("s3", 7)].into_iter().collect());
     assert!(
         matches!(above, Some(ScheduleError::DemandAboveCapacity { demand: 7, capacity: 6, .. })),
         "{above:?}"
     );
-    let unknown = refuse(&|steps| steps[0].demand.extend([("gpu".to_owned(), 1)]));
+    let unknown = refuse(&|steps| steps[0].demand = [("gpu", 1)].into_iter().collect());
     assert!(matches!(unknown, Some(ScheduleError::UnknownPool { .. })), "{unknown:?}");
     let cycle = refuse(&|steps| steps[0].after.push(2));
     assert!(matches!(cycle, Some(ScheduleError::Cycle { .. })), "{cycle:?}");

@@ -92,9 +92,9 @@ impl Checks<'_> {
             Restoration::External { .. } => vec![],
         };
         let mut above: BTreeMap<String, u64> = BTreeMap::new();
-        for (pool, units) in costs.into_iter().flat_map(|(demand, _)| demand) {
-            if units > self.plan.pools.get(&pool).copied().unwrap_or(0) {
-                let most = above.entry(pool).or_default();
+        for (pool, units) in costs.iter().flat_map(|(demand, _)| demand.iter()) {
+            if units > self.plan.pools.get(pool).copied().unwrap_or(0) {
+                let most = above.entry(pool.to_owned()).or_default();
                 *most = units.max(*most);
             }
         }

@@ -213,7 +213,7 @@ impl Script {
             boundary,
             data: Some(self.object(&format!("log-{number}"))),
             table_events: events.collect(),
-            tables: self.tables.clone(),
+            tables: self.tables.clone().into(),
             marks,
             clock_offset_micros: self.clock_offset_micros,
         };

@@ -89,7 +89,7 @@ async fn read_index(
                 after: segment.after,
                 boundary: segment.boundary,
                 data: segment.data,
-                tables: segment.tables,
+                tables: segment.tables.into(),
                 marks: segment.marks,
                 table_events: segment.table_events,
                 clock_offset_micros: segment.clock_offset_micros,
@@ -136,7 +136,11 @@ fn link(log: &mut Log, indexes: BTreeMap<u64, Index>, listed: u64, key: impl Fn(
             log.gaps.push(Gap { after: before, before: Some(index.info.after), reason });
         }
         expected = sequence + 1;
-        log.segments.push(index.info);
+        let mut info = index.info;
+        if let Some(before) = log.segments.last().filter(|before| before.tables == info.tables) {
+            info.tables = Arc::clone(&before.tables);
+        }
+        log.segments.push(info);
         log.frames.push(index.frames);
     }
     if expected <= listed {
