@@ -61,7 +61,7 @@ pub(crate) fn read<'l, E: From<rusqlite::Error>>(
     if tables.is_empty() {
         return Ok(0);
     }
-    moves::expand(conn, layout, reading.after, reading.left_out)?;
+    moves::expand(conn, layout, (reading.after, reading.upto), reading.left_out)?;
     let mut keys = conn.prepare(&keys_sql(&tables, reading.order))?;
     let mut fetch = Fetch::new(conn)?;
     let mut rows = keys.query([reading.after.0.cast_signed(), reading.upto.0.cast_signed()])?;

@@ -12,18 +12,21 @@ use super::layout::{Captured, Layout};
 use crate::sqlite::schema::quote;
 use crate::sqlite::system::{self, CHANGE, OwnerMap};
 
-/// Fills `temp._muster_moved(id, seq, tbl, old_site, new_site, v0..)` with the rows that moves after `after` took along.
-/// Tables in `left_out` are delivered otherwise.
+/// Fills `temp._muster_moved(id, seq, tbl, old_site, new_site, v0..)` with the rows that moves in `(after, upto]` took
+/// along, and perhaps with those of later ones. Tables in `left_out` are delivered otherwise.
 pub(super) fn expand(
     conn: &Connection,
     layout: &Layout,
-    after: Position,
+    (after, upto): (Position, Position),
     left_out: &[String],
 ) -> rusqlite::Result<()> {
     prepare(conn, system::value_columns(conn, CHANGE)?)?;
+    // Without the upper bound this reads all of the log for each of the many short spans that a run checks.
     let any: bool = conn
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM main._muster_change WHERE seq > ?1 AND op = 'V')")?
-        .query_row([after.0.cast_signed()], |row| row.get(0))?;
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM main._muster_change WHERE seq > ?1 AND seq <= ?2 AND op = 'V')",
+        )?
+        .query_row([after.0.cast_signed(), upto.0.cast_signed()], |row| row.get(0))?;
     if !any {
         return Ok(());
     }
