@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 use muster_engine::driver::StoreDriver;
+use muster_inspect::{InspectError, SiteAt};
 use muster_repo::catalog::{self, CatalogQuery, Sites};
 use muster_repo::{Repository, S3Config, S3Objects};
 use muster_s3_server::{Guard, ServerConfig};
@@ -87,6 +88,14 @@ impl Context {
             print::talk(format!("warning: {damage}"));
         }
         Ok(survey.catalog)
+    }
+
+    /// A site as it was; one that the repository knows nothing of is a wrong input.
+    pub(crate) fn site_at(&self, catalog: &Catalog, site: &SiteId, at: Timestamp) -> Result<SiteAt> {
+        SiteAt::find(&self.topology, catalog, site, at).map_err(|error| match error {
+            InspectError::Nothing { .. } => exit::input(error),
+            _ => error.into(),
+        })
     }
 
     /// The restore side of every shard.

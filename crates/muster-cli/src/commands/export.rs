@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use muster_inspect::export::{self, Dialect};
-use muster_inspect::{InspectError, SiteAt, StoreAt};
+use muster_inspect::{InspectError, StoreAt};
 use muster_types::SiteId;
 
 use crate::context::Context;
@@ -51,7 +51,7 @@ pub(crate) async fn run(topology: &Path, args: ExportArgs) -> Result<ExitCode> {
     };
     let context = Context::open(topology).await?;
     let catalog = context.catalog_of([site.clone()]).await?;
-    let found = SiteAt::find(&context.topology, &catalog, &site, at)?;
+    let found = context.site_at(&catalog, &site, at)?;
     std::fs::create_dir_all(&args.out)
         .with_context(|| format!("failed to create `{}`", args.out.display()))?;
     for store in &found.stores {

@@ -37,7 +37,7 @@ pub(crate) async fn run(topology: &Path, args: ShowArgs) -> Result<ExitCode> {
     let at = select::moment(&args.at)?;
     let context = Context::open(topology).await?;
     let catalog = context.catalog_of([site.clone()]).await?;
-    let found = SiteAt::find(&context.topology, &catalog, &site, at)?;
+    let found = context.site_at(&catalog, &site, at)?;
     match &args.table {
         Some(table) => show_table(&context, &found, table, args.limit).await?,
         None => show_stores(&context, &found).await?,
