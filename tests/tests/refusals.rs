@@ -216,7 +216,9 @@ fn wrong_selections_are_explained() {
     ]);
     plan(&["--sites-file", "nowhere", "--to", &at]).code(2).says(&["nowhere"]);
     plan(&["--to", &at]).code(2).says(&["no site is selected", "--sites-file"]);
-    plan(&["--region", "nowhere", "--to", &at]).code(2).says(&["no site is selected"]);
+    plan(&["--region", "nowhere", "--to", &at])
+        .code(2)
+        .says(&["no site matched region=nowhere", "muster sites"]);
     plan(&["site:s-00001"]).code(2).says(&["--to TIME", "--incident"]);
     plan(&["site:s-00001", "--to", "yesterday"]).code(2).says(&["yesterday"]);
     let unknown = plan(&["site:nobody", "--to", &at]).code(3);
@@ -231,7 +233,7 @@ fn wrong_selections_are_explained() {
     plan(&["--incident", "nowhere.toml"]).code(2).says(&["nowhere.toml"]);
 
     for command in ["show", "history"] {
-        world.muster(&[command, "site:nobody"]).code(2).says(&["site:nobody", "muster sites"]);
+        world.muster(&[command, "site:nobody"]).code(2).says(&["the repository holds no", "of site:nobody", "muster "]);
         world.muster(&[command, "app:automation"]).code(2).says(&["is the id of an app"]);
     }
     for command in ["resume", "status", "report", "abandon"] {
