@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -16,8 +17,8 @@ use crate::measure::{Rounds, Stopwatch, count, ratio, table};
 use crate::world::World;
 
 const RANGE_BYTES: u64 = 8 * 1024 * 1024;
-/// So many bytes make a round: repeated until then, so that it lasts longer than a hiccup.
-const ROUND_BYTES: u64 = 512 * 1024 * 1024;
+/// A round repeats its reads for so long, so that it outlasts a hiccup.
+const ROUND: Duration = Duration::from_secs(2);
 /// Stores read at once, as the stage slots of a run.
 const STORES_AT_ONCE: usize = 16;
 /// Memory of one fold.
@@ -97,10 +98,9 @@ pub(crate) async fn run(world: &World, rounds: usize) -> Result<()> {
 /// Reads until a round is full. Megabytes per second, CPU milliseconds per megabyte, and of one pass the bytes wanted,
 /// the bytes fetched and the requests.
 async fn round(objects: &Arc<dyn Objects>, how: How, plan: &Plan) -> Result<(f64, f64, (u64, u64, u64))> {
-    let limit = if matches!(how, How::Rows) { ROUND_BYTES / 16 } else { ROUND_BYTES };
     let watch = Stopwatch::start()?;
     let (mut total, mut pass) = (0, (0, 0, 0));
-    while total < limit {
+    while total == 0 || watch.lap()?.wall < ROUND {
         pass = match how {
             How::Plain => plain(objects, &long_ranges(plan)).await?,
             How::EachChunk => plain(objects, &chunk_ranges(plan)).await?,

@@ -14,10 +14,9 @@ use crate::measure::{Lap, Rounds, Stopwatch, count, ratio, seconds, table};
 use crate::world::{Keeping, World};
 
 /// What is compared with a restore.
-const PEERS: [(&str, Keeping, Threads); 4] = [
+const PEERS: [(&str, Keeping, Threads); 3] = [
     ("SQLite, 1 thread", Keeping::Plain, Threads::One),
     ("SQLite, a thread per shard", Keeping::Plain, Threads::PerShard),
-    ("SQLite with capture on, 1 thread", Keeping::Captured, Threads::One),
     ("SQLite with capture on, a thread per shard", Keeping::Captured, Threads::PerShard),
 ];
 
