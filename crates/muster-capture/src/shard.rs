@@ -177,15 +177,37 @@ impl ShardCapture {
         let chain = chain.map_err(|error| self.repository_failure(error))?;
         match (chain.head(), state.head) {
             (None, None) => self.resume_unwritten(chain, state).await,
-            (Some(head), named) => match rewound(state, &head, named) {
-                Some(reason) => self.begin(latest.as_ref(), &reason).await,
-                None => self.resume(chain, head, state).await,
-            },
+            (Some(head), named) => {
+                let mut reason = rewound(state, &head, named);
+                if reason.is_none() && named != Some((head.sequence, head.digest)) {
+                    reason = self.written_over(&head).await?;
+                }
+                match reason {
+                    Some(reason) => self.begin(latest.as_ref(), &reason).await,
+                    None => self.resume(chain, head, state).await,
+                }
+            }
             (None, Some((sequence, _))) => {
                 let reason = format!("the shard has acknowledged segment {sequence}, and the log is gone");
                 self.begin(latest.as_ref(), &reason).await
             }
         }
+    }
+
+    /// After a crash before its acknowledgement, the shard still has what the head was read from. A shard that was
+    /// rewound to before the head looks alike once writers have given the same positions to other changes; their times
+    /// tell.
+    async fn written_over(&mut self, head: &ChainHead) -> Result<Option<String>, CaptureFailure> {
+        let Some(last) = head.last_change else { return Ok(None) };
+        let position = last.key.position;
+        let found = self.blocking(move |source| source.change_at(position)).await?;
+        Ok((found != Some(last.at)).then(|| {
+            format!(
+                "the change at position {position} is not the one that segment {} of the log holds: the shard was \
+                 rewound and written since",
+                head.sequence
+            )
+        }))
     }
 
     /// An incarnation without segments: perhaps there is a snapshot.

@@ -171,6 +171,31 @@ async fn a_rewound_shard_begins_a_new_incarnation() {
 }
 
 #[tokio::test]
+async fn a_shard_rewound_by_one_segment_and_written_since_begins_a_new_incarnation() {
+    let world = World::new().await;
+    let mut capture = world.capture();
+    capture.cycle(false, true).await.unwrap();
+    let copy = world.folder.path().join("copy.db");
+    world.run(&format!("VACUUM INTO '{}'", copy.display()));
+    world.run("UPDATE issues SET title = 'undone' WHERE id = 1");
+    capture.cycle(false, true).await.unwrap();
+    drop(capture);
+    let World { conn, .. } = world;
+    drop(conn);
+    for suffix in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{suffix}", world.path.display()));
+    }
+    std::fs::rename(&copy, &world.path).unwrap();
+    let world = World { conn: rusqlite::Connection::open(&world.path).unwrap(), ..world };
+    world.run("PRAGMA journal_mode = WAL");
+    // As many positions as the undone change had, and more.
+    world.run("INSERT INTO issues VALUES (50, 'q', 'new'), (51, 'q', 'newer'), (52, 'q', 'newest')");
+    world.capture().cycle(false, true).await.unwrap();
+    assert_eq!(world.happened(|event| matches!(event, CaptureEvent::IncarnationBegun { .. })), 2);
+    world.compare().await;
+}
+
+#[tokio::test]
 async fn capture_installed_anew_begins_a_new_incarnation() {
     use muster_stores::capture::CaptureSource as _;
     let world = World::new().await;

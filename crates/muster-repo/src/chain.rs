@@ -9,7 +9,7 @@
 //! After any error of [`Chain::append`] the chain must be opened again: what became of the slot is read, not guessed.
 
 use muster_types::format::FORMAT;
-use muster_types::segment::Segment;
+use muster_types::segment::{ChangeStamp, Segment};
 use muster_types::{Boundary, Digest, Incarnation, ShardName};
 
 use crate::document::{from_json_zstd, to_json_zstd};
@@ -30,6 +30,14 @@ pub struct ChainHead {
     pub boundary: Boundary,
     /// Digest of its predecessor's index.
     pub predecessor: Option<Digest>,
+    /// Its last change, if it has any.
+    pub last_change: Option<ChangeStamp>,
+}
+
+/// The last change of a segment.
+fn last_change(segment: &Segment) -> Option<ChangeStamp> {
+    let frames = segment.sites.values().flatten().chain(&segment.unowned);
+    frames.filter_map(|frame| frame.span.map(|(_, last)| last)).max_by_key(|last| last.key)
 }
 
 /// Why a segment was not appended.
@@ -106,8 +114,9 @@ impl Chain {
         if last > 1 {
             chain.verify_link(&segment, last).await?;
         }
-        let boundary = segment.boundary;
-        chain.head = Some(ChainHead { sequence: last, digest, boundary, predecessor: segment.predecessor });
+        let (boundary, last_change) = (segment.boundary, last_change(&segment));
+        let predecessor = segment.predecessor;
+        chain.head = Some(ChainHead { sequence: last, digest, boundary, predecessor, last_change });
         Ok(chain)
     }
 
@@ -199,7 +208,8 @@ impl Chain {
             table_events: spooled.table_events,
         };
         let digest = self.create_index(&segment).await?;
-        let head = ChainHead { sequence, digest, boundary, predecessor };
+        let last_change = last_change(&segment);
+        let head = ChainHead { sequence, digest, boundary, predecessor, last_change };
         self.head = Some(head);
         self.stale = false;
         Ok(head)

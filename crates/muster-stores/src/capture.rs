@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use muster_rows::{Change, Row};
 use muster_types::segment::{Mark, TableEvent};
 use muster_types::table::CapturedTable;
-use muster_types::{Boundary, Digest, Incarnation, Position, SiteId};
+use muster_types::{Boundary, Digest, Incarnation, Position, SiteId, Timestamp};
 
 /// An error of the capture side, with what the operator can do.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -142,6 +142,9 @@ pub trait CaptureSource: Send {
 
     /// Reads one consistent state's changes behind `after`; its stamp is not before `after`'s.
     fn poll(&mut self, after: Boundary, sink: &mut dyn ChangeSink) -> Result<Polled, CaptureError>;
+
+    /// The time of the change at `position`, while the shard still has it.
+    fn change_at(&mut self, position: Position) -> Result<Option<Timestamp>, CaptureError>;
 
     /// Everything up to `upto` is durable in the segment `head`: it may be removed here.
     fn acknowledge(&mut self, upto: Position, head: (u64, Digest)) -> Result<(), CaptureError>;

@@ -96,6 +96,10 @@ impl CaptureSource for Crashing {
         self.inner.poll(after, sink)
     }
 
+    fn change_at(&mut self, position: Position) -> Result<Option<muster_types::Timestamp>, CaptureError> {
+        self.inner.change_at(position)
+    }
+
     fn acknowledge(&mut self, upto: Position, head: (u64, Digest)) -> Result<(), CaptureError> {
         take(&self.crashes.before)?;
         self.inner.acknowledge(upto, head)?;

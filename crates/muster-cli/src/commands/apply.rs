@@ -143,6 +143,7 @@ fn finish(outcome: Result<RunSummary, EngineError>) -> Result<ExitCode> {
 const REASONS_MAX: usize = 8;
 
 /// The engine's error with its hint and exit code.
+#[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` takes")]
 pub(crate) fn failure(error: EngineError) -> anyhow::Error {
     let text = match &error {
         EngineError::Refused { reasons } => {

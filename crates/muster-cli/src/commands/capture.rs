@@ -190,7 +190,7 @@ fn say(event: &CaptureEvent) {
             print::talk(format!("error: {failure}; trying again in {}", print::seconds(*retry_seconds)));
         }
         CaptureEvent::Stopped { failure } => {
-            print::talk(format!("error: {failure}; capture of this shard ends"))
+            print::talk(format!("error: {failure}; capture of this shard ends"));
         }
     }
 }

@@ -48,7 +48,9 @@ pub(crate) async fn run(topology: &Path, args: DetectArgs) -> Result<ExitCode> {
     let options = DetectOptions { lost_share: args.lost_share, ..DetectOptions::default() };
     let found = detect::detect(&context.topology, &catalog, from, to, &options);
     show(&found, from, to);
-    if let (Some(path), false) = (&args.out, found.lost.is_empty()) {
+    if let (Some(path), true) = (&args.out, found.lost.is_empty()) {
+        print::talk(format!("nothing is lost, so {} was not written", path.display()));
+    } else if let Some(path) = &args.out {
         write(&found, &args, from, to, path)?;
         print::talk(format!("wrote {} · next: muster plan --incident {0}", path.display()));
     }

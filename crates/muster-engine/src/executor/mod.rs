@@ -128,16 +128,18 @@ impl Engine {
     /// [`EngineError::Refused`] naming everything that changed; what repository and shards answer.
     pub async fn preflight(&self, plan: &Plan) -> Result<(), EngineError> {
         self.check_drivers(plan)?;
-        preflight::preflight(&self.repository, &self.drivers, &self.options, plan).await
+        preflight::preflight_whole(&self.repository, &self.drivers, &self.options, plan).await
     }
 
-    /// Applies a plan as a new run, to its end or until `cancel`.
+    /// Applies a plan as a new run, to its end or until `cancel`. Sites that need a missing or truncated object fail,
+    /// and the others go on.
     ///
     /// # Errors
     /// [`EngineError`]; a run that was opened can be resumed afterwards.
     pub async fn apply(&self, plan: Plan, run: &RunId, cancel: &Cancel) -> Result<RunSummary, EngineError> {
         Scheduler::for_plan(&plan, self.options.retry)?;
-        self.preflight(&plan).await?;
+        self.check_drivers(&plan)?;
+        preflight::preflight(&self.repository, &self.drivers, &self.options, &plan).await?;
         let taken = TakeOver::open(&self.repository, run, &Arc::new(plan), &self.writer()).await?;
         self.work(taken, cancel).await
     }

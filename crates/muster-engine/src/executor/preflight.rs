@@ -21,7 +21,8 @@ const SIZES_AT_ONCE: usize = 16;
 /// Reasons printed at most; a plan that differs in more is simply old.
 const REASONS_MAX: usize = 20;
 
-/// Checks everything, and refuses with all that was found.
+/// Checks what the plan as a whole rests on, and refuses with all that was found. Harm to an object costs the sites
+/// that need it and no others: see [`harmed_objects`].
 pub(super) async fn preflight(
     repository: &Repository,
     drivers: &Drivers,
@@ -30,10 +31,20 @@ pub(super) async fn preflight(
 ) -> Result<(), EngineError> {
     let mut reasons = content(repository, options, plan);
     if reasons.is_empty() {
-        reasons.extend(objects(repository, plan).await?);
         reasons.extend(live(drivers, plan).await?);
     }
     refuse(reasons)
+}
+
+/// As [`preflight`], and with the objects: for those who only look.
+pub(super) async fn preflight_whole(
+    repository: &Repository,
+    drivers: &Drivers,
+    options: &Options,
+    plan: &Plan,
+) -> Result<(), EngineError> {
+    preflight(repository, drivers, options, plan).await?;
+    refuse(harmed_objects(repository, plan).await?.into_values().collect())
 }
 
 /// Refuses a plan made for another topology.
@@ -88,18 +99,22 @@ fn content(repository: &Repository, options: &Options, plan: &Plan) -> Vec<Strin
     reasons
 }
 
-async fn objects(repository: &Repository, plan: &Plan) -> Result<Vec<String>, EngineError> {
+/// Objects of the plan that are missing or have another size, by their number in it, and what is wrong with each.
+pub(super) async fn harmed_objects(
+    repository: &Repository,
+    plan: &Plan,
+) -> Result<BTreeMap<u32, String>, EngineError> {
     let objects = repository.objects();
-    let sizes = futures::stream::iter(&plan.objects).map(|object| async move {
+    let sizes = futures::stream::iter((0..).zip(&plan.objects)).map(|(number, object)| async move {
         let found = objects.size(&object.key).await?;
         let reason = match found {
             Some(bytes) if bytes == object.bytes => return Ok(None),
             Some(bytes) => format!("object `{}` has {bytes} bytes instead of {}", object.key, object.bytes),
             None => format!("object `{}` is missing from the repository", object.key),
         };
-        Ok::<_, EngineError>(Some(reason))
+        Ok::<_, EngineError>(Some((number, reason)))
     });
-    let reasons: Vec<Option<String>> = sizes.buffered(SIZES_AT_ONCE).try_collect().await?;
+    let reasons: Vec<Option<(u32, String)>> = sizes.buffered(SIZES_AT_ONCE).try_collect().await?;
     Ok(reasons.into_iter().flatten().collect())
 }
 

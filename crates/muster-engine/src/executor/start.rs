@@ -10,7 +10,7 @@ use muster_types::plan::{Plan, StepKey};
 use muster_types::{Epoch, RunId, ShardName, SiteId, StoreId};
 
 use super::context::{carried_out, restored};
-use super::{Drivers, Engine};
+use super::{Drivers, Engine, preflight};
 use crate::driver::{ClaimRefusal, DriverError, ErrorClass, PublishRecord, StoreDriver};
 use crate::error::EngineError;
 use crate::events::Event;
@@ -68,6 +68,8 @@ pub(super) async fn start(
             Err(error) => ready.refuse_shard(engine, run, shard, &wanted, &error)?,
         }
     }
+    let harmed = preflight::harmed_objects(&engine.repository, plan).await?;
+    ready.refuse_harmed(run, plan, state, &harmed);
     ready.give_back(&engine.drivers, run, &wanted, plan, state).await;
     Ok(ready)
 }
@@ -93,6 +95,36 @@ impl Ready {
         }
         engine.events.send(Event::Refused { shard: shard.clone(), sites, reason });
         Ok(())
+    }
+
+    /// Sites that still have to read an object that is missing or has another size.
+    fn refuse_harmed(&mut self, run: &RunId, plan: &Plan, state: &RunState, harmed: &BTreeMap<u32, String>) {
+        if harmed.is_empty() {
+            return;
+        }
+        for site in &plan.sites {
+            let reason = restored(site)
+                .filter(|(store, _)| {
+                    let published = state.step(&StepKey::Publish(store.clone()));
+                    published.is_none_or(|step| step.phase != StepPhase::Succeeded)
+                })
+                .flat_map(|(_, planned)| &planned.tables)
+                .flat_map(|input| {
+                    input
+                        .base
+                        .iter()
+                        .map(|base| base.object)
+                        .chain(input.changes.iter().map(|changes| changes.object))
+                })
+                .find_map(|object| harmed.get(&object));
+            if let Some(reason) = reason {
+                let reason = format!(
+                    "{reason}; bring it back from the bucket's versions or replica, then `muster resume {run}`; or \
+                     `muster abandon {run}` and plan with another moment"
+                );
+                self.refused.entry(site.site.clone()).or_insert(reason);
+            }
+        }
     }
 
     fn refuse_stores(&mut self, engine: &Engine, shard: &ShardName, refusals: &[ClaimRefusal]) {

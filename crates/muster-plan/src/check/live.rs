@@ -128,7 +128,8 @@ impl Checks<'_> {
         }
         if let Some(run) = &live.claimed_by {
             let text = format!("run {run} holds it");
-            let hint = format!("wait for that run, or end it: `muster status {run}`");
+            let hint =
+                format!("wait for that run (`muster status {run}`), or give it up: `muster abandon {run}`");
             self.push(Severity::Error, "claimed-by-run", id, text, &hint);
         }
         if let Some(reason) = &live.unwritable {

@@ -10,7 +10,7 @@ use muster_types::table::CapturedTable;
 use muster_types::topology::TableConfig;
 use muster_types::{Boundary, Digest, Incarnation, Kind, Position, Timestamp};
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
 
 use super::check::{self, Findings};
 use super::error::explain;
@@ -345,7 +345,7 @@ impl CaptureSource for SqliteSource {
         let damaged = |error: String| {
             CaptureError::new(
                 format!("{what} is damaged: {error}"),
-                "run `muster capture remove`, then `muster capture init` and `muster capture --snapshot`",
+                "run `muster capture remove`, then `muster capture init` and `muster capture --once --snapshot`",
             )
         };
         let incarnation = Incarnation::new(incarnation).map_err(|error| damaged(error.to_string()))?;
@@ -426,6 +426,15 @@ impl CaptureSource for SqliteSource {
         self.told.extend(newly_told);
         self.delivered = Some((polled.boundary.position, pending));
         Ok(polled)
+    }
+
+    fn change_at(&mut self, position: Position) -> Result<Option<Timestamp>, CaptureError> {
+        self.with("look for a change", |conn| {
+            let sql = "SELECT at_ms FROM main._muster_change WHERE seq = ?1";
+            let found: Option<i64> =
+                conn.query_row(sql, [position.0.cast_signed()], |row| row.get(0)).optional()?;
+            Ok(found.map(|at_ms| Timestamp::from_micros(at_ms.saturating_mul(1000))))
+        })
     }
 
     fn acknowledge(&mut self, upto: Position, head: (u64, Digest)) -> Result<(), CaptureError> {

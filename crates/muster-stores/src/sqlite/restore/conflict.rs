@@ -89,7 +89,7 @@ fn taken_in(conn: &Connection, table: &LiveTable, key: &UniqueKey) -> rusqlite::
     conn.query_row(&sql, [], read).optional()
 }
 
-/// The first staged row that refers to a row which is not there; the error for it.
+/// The first staged row that refers to a row which is not there, or that it cannot be told; the error for it.
 pub(super) fn missing_parent(
     shard: &Shard,
     conn: &Connection,
@@ -97,7 +97,14 @@ pub(super) fn missing_parent(
     table: &LiveTable,
 ) -> Option<DriverError> {
     table.now.foreign_keys.iter().find_map(|key| {
-        let values = missing_in(conn, table, key).ok().flatten()?;
+        let values = match missing_in(conn, table, key) {
+            Ok(values) => values?,
+            Err(error) => {
+                return Some(
+                    shard.error(&format!("look for rows that `{}` refers to", table.name()), &error),
+                );
+            }
+        };
         Some(shard.permanent(
             format!(
                 "{}: a row of table `{}` refers by ({}) to ({values}) of table `{}`, which is not there",

@@ -332,7 +332,8 @@ impl Publication<'_> {
                 "publishing {} was undone because it blocked other writers for longer than {bound} ms",
                 self.work.store
             ),
-            "raise the shard's writer_block_milliseconds_max, or accept the longer block for this store in the plan",
+            "give the run up with `muster abandon`, then plan the site again with --accept-block for this store, or with a \
+             higher writer_block_milliseconds_max of its shard",
         )
     }
 
