@@ -72,7 +72,7 @@ async fn compare(context: &Context, earlier: &SiteAt, later: &Later) -> Result<B
         let image = images.entry(table.def.name.clone()).or_default();
         store
             .rows(&context.repository, &table.def.name, |rows| {
-                rows.iter().for_each(|row| image.add(table, row))
+                rows.iter().for_each(|row| image.add(table, row));
             })
             .await?;
     }

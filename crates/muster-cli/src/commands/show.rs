@@ -77,7 +77,7 @@ async fn show_table(context: &Context, site: &SiteAt, name: &str, limit: usize) 
     };
     let (rows, total) = first_rows(context, store, table, limit).await?;
     let header: Vec<&str> = table.def.stored_columns().map(|column| column.name.as_str()).collect();
-    print::data(print::table(&header, &[], rows.iter().map(|row| cells(row))));
+    print::data(print::table(&header, &[], rows.iter().map(cells)));
     print::talk(format!(
         "{} of {} rows, as of {}",
         rows.len(),
