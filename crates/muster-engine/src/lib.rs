@@ -7,7 +7,7 @@
 //! | [`journal`] | what became durable, its one transition table, its writer |
 //! | [`executor`] | [`Engine`]: scheduler, journal and drivers together, on tokio |
 //! | [`events`] | what a running engine tells |
-//! | [`status`] | where a run stands, from its journal |
+//! | [`mod@status`] | where a run stands, from its journal |
 //! | [`mod@report`] | the report of a run, from plan and journal |
 //! | [`fault`] | crash points, for tests |
 //!

@@ -1,12 +1,12 @@
 //! Catalog and request to dependency graph, plan, checks, forecast; and what a responder reads from the change log.
 //!
 //! Table of contents:
-//! - [`planner`]: [`select_stores`] and [`plan`], the two phases of planning.
-//! - [`check`]: the separate checker; its codes and severities.
+//! - [`planner`]: [`select_stores`] and [`fn@plan`], the two phases of planning.
+//! - [`mod@check`]: the separate checker; its codes and severities.
 //! - [`stores`], [`recovery`], [`inputs`]: which stores a site had at a target, the recovery points, what to read.
-//! - [`graph`], [`estimate`], [`forecast`]: steps, what they take, how long they last.
-//! - [`detect`], [`history`]: what was lost and when; what happened to a site.
-//! - [`diff`]: what differs between two plans.
+//! - [`graph`], [`estimate`], [`mod@forecast`]: steps, what they take, how long they last.
+//! - [`mod@detect`], [`mod@history`]: what was lost and when; what happened to a site.
+//! - [`mod@diff`]: what differs between two plans.
 //! - [`synthetic`]: a made-up fleet for benchmarks and tests.
 //! - [`index`], [`order`]: lookups over a catalog; parents before children.
 //!

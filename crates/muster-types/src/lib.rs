@@ -4,7 +4,7 @@
 //! plan, journal, events and report. Everything here is a plain value: no I/O, no clock, no runtime.
 //!
 //! # Invariants
-//! - Every persisted document carries a `format` number; [`format`] says which are understood and refuses newer ones.
+//! - Every persisted document carries a `format` number; [`mod@format`] says which are understood and refuses newer ones.
 //! - Ids are typed: a [`SiteId`] is never built from an `app:` id.
 //! - Collections that are serialised are ordered, so that equal values have equal bytes and digests.
 //!

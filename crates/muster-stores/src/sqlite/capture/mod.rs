@@ -16,7 +16,7 @@
 //!   before it and `muster capture init` after it.
 //!
 //! # Errors
-//! [`CaptureError`]: transient where the file is busy or a disk full, else with what the operator has to do.
+//! [`CaptureError`](crate::capture::CaptureError): transient where the file is busy or a disk full, else with what the operator has to do.
 //!
 //! # Not here
 //! Where the changes go (`muster-capture`), and how rows come back (the restore side).

@@ -1,4 +1,4 @@
-//! The restore side of a SQLite shard: [`SqliteDriver`], a [`StoreDriver`].
+//! The restore side of a SQLite shard: [`SqliteDriver`], a [`StoreDriver`](muster_engine::driver::StoreDriver).
 //!
 //! Staging is a file of plain tables beside the shard, one for each store; publishing attaches it and is one
 //! transaction of `INSERT … SELECT`. Calls block and run on threads for blocking work.
