@@ -151,7 +151,11 @@ async fn a_plan_whose_inputs_changed_is_refused_by_name() {
     let mut missing = world.plan.clone();
     missing.objects[0].key.push('x');
     let key = missing.objects[0].key.clone();
-    assert!(refused(&world, world.options(), missing.seal()).await.contains(&key));
+    let looked = world.engine(world.options()).preflight(&missing.seal()).await;
+    assert!(
+        matches!(&looked, Err(EngineError::Refused { reasons }) if reasons[0].contains(&key)),
+        "{looked:?}"
+    );
     world.shard("d").lock().insert("sites", &victim(0), None, row("alive", "v0"));
     let alive = refused(&world, world.options(), world.plan.clone()).await;
     assert!(alive.contains("site:v0/metadata had 0 live rows") && alive.contains("1 now"), "{alive}");
