@@ -99,6 +99,18 @@ fn a_base(plan: &Plan) -> (&SitePlan, &StorePlan, String, u64) {
         .expect("something is restored from a snapshot")
 }
 
+/// The sites that read the object with this key.
+fn sites_of(plan: &Plan, key: &str) -> Vec<String> {
+    let read = |store: &StorePlan| {
+        let bases = store.tables.iter().flat_map(|table| table.base.iter().map(|base| base.object));
+        let changes =
+            store.tables.iter().flat_map(|table| table.changes.iter().map(|changes| changes.object));
+        bases.chain(changes).any(|object| plan.objects[object as usize].key == key)
+    };
+    let sites = plan.sites.iter().filter(|site| site.stores.iter().any(read));
+    sites.map(|site| site.site.to_string()).collect()
+}
+
 #[test]
 fn harmed_objects_cost_only_what_needs_them() {
     let scene = Scene::set(10);
@@ -119,7 +131,7 @@ fn harmed_objects_cost_only_what_needs_them() {
         scene.again();
         {
             let _harmed = harm(&path);
-            let ran = scene.goes_on_without(scene.apply(), &[site.site.to_string()]);
+            let ran = scene.goes_on_without(scene.apply(), &sites_of(&scene.plan(), &key));
             ran.says(&[&key, says, "bring it back", "muster resume r"]);
         }
         scene.resumes_to_the_end();
