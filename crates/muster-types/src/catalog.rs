@@ -9,8 +9,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Incarnation, Kind, ShardName, SiteId, SnapshotId};
-use crate::position::Boundary;
-use crate::segment::{Gap, LogFrame, Mark, TableEvent};
+use crate::position::{Boundary, Position};
+use crate::segment::{Commit, Gap, LogFrame, Mark, TableEvent, TableEventKind};
 use crate::snapshot::{ObjectInfo, TableSlice};
 use crate::table::CapturedTable;
 use crate::time::Timestamp;
@@ -49,13 +49,66 @@ pub struct IncarnationHistory {
 }
 
 impl IncarnationHistory {
-    /// All recovery points, ascending by position: of snapshots and of segments.
+    /// All recovery points, ascending by position: of snapshots, segments and commits, 16 bytes each.
+    ///
+    /// Where the log has commits, a point's time is its *effective* one: the latest of all times up to it. Commit times
+    /// are taken before positions are given, so that a commit may have an earlier time than one before it; by
+    /// effective times the points ascend, and the cut for a time T, the longest prefix of the log without a commit
+    /// time behind T, is the last point at or before T.
+    ///
+    /// A snapshot inside a segment with commits is no point of its own: the commits around it are known to the
+    /// microsecond, and its stamp is only an upper bound.
     pub fn boundaries(&self) -> Vec<Boundary> {
-        let mut all: Vec<Boundary> = self.snapshots.iter().map(|snapshot| snapshot.boundary).collect();
-        all.extend(self.segments.iter().map(|segment| segment.boundary));
+        let snapshots = self.snapshots.iter().map(|snapshot| snapshot.boundary);
+        let mut all: Vec<Boundary> =
+            snapshots.filter(|boundary| !self.is_between_commits(*boundary)).collect();
+        let commits: usize = self.segments.iter().map(|segment| segment.recovery_commits().len()).sum();
+        all.reserve_exact(commits + self.segments.len());
+        for segment in &self.segments {
+            let points = segment.recovery_commits().iter();
+            all.extend(points.map(|commit| Boundary { position: commit.position, at: commit.at }));
+            all.push(segment.end());
+        }
         all.sort();
+        if self.has_commits() {
+            let mut latest = Timestamp::from_micros(i64::MIN);
+            for boundary in &mut all {
+                latest = latest.max(boundary.at);
+                boundary.at = latest;
+            }
+        }
         all.dedup();
         all
+    }
+
+    /// The log tells transactions apart, at least in parts.
+    pub fn has_commits(&self) -> bool {
+        self.segments.iter().any(|segment| !segment.commits.is_empty())
+    }
+
+    /// The last place that is known, with its own stamp.
+    pub fn end(&self) -> Option<Boundary> {
+        let snapshots = self.snapshots.iter().map(|snapshot| snapshot.boundary);
+        snapshots.chain(self.segments.iter().map(|segment| segment.boundary)).max()
+    }
+
+    /// The number of the segment that holds what stands at `position`: the first that ends there or behind it, if it
+    /// begins before.
+    pub fn segment_at(&self, position: Position) -> Option<usize> {
+        let number = self.segments.partition_point(|segment| segment.boundary.position < position);
+        self.segments.get(number).filter(|segment| segment.after.position < position).map(|_| number)
+    }
+
+    /// A commit that is a recovery point stands at `position`.
+    pub fn commit_at(&self, position: Position) -> bool {
+        let commits = self.segment_at(position).map(|number| self.segments[number].recovery_commits());
+        commits
+            .is_some_and(|commits| commits.binary_search_by_key(&position, |commit| commit.position).is_ok())
+    }
+
+    fn is_between_commits(&self, boundary: Boundary) -> bool {
+        let segment = self.segment_at(boundary.position).map(|number| &self.segments[number]);
+        segment.is_some_and(|segment| !segment.recovery_commits().is_empty())
     }
 }
 
@@ -90,8 +143,30 @@ pub struct SegmentInfo {
     pub marks: Vec<Mark>,
     /// Its whole-table events.
     pub table_events: Vec<TableEvent>,
+    /// Its commits, by ascending position, where each is a recovery point of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub commits: Vec<Commit>,
     /// Clock offset of the shard and its uncertainty, in microseconds.
     pub clock_offset_micros: (i64, u64),
+}
+
+impl SegmentInfo {
+    /// The commits that are recovery points of their own: none where a table was read again or dropped, since what
+    /// changed in it before is known at the end of the segment only.
+    pub fn recovery_commits(&self) -> &[Commit] {
+        let whole =
+            |event: &TableEvent| matches!(event.event, TableEventKind::Reread | TableEventKind::Dropped);
+        if self.table_events.iter().any(whole) { &[] } else { &self.commits }
+    }
+
+    /// Where it ends, not before any of its commits' times.
+    fn end(&self) -> Boundary {
+        let latest = self.commits.iter().map(|commit| commit.at).max();
+        Boundary {
+            at: latest.map_or(self.boundary.at, |latest| latest.max(self.boundary.at)),
+            ..self.boundary
+        }
+    }
 }
 
 /// What the repository holds of one site.
@@ -101,6 +176,9 @@ pub struct SiteHistory {
     pub traces: Vec<SiteTrace>,
     /// What the site's directory row and licences say, newest last.
     pub facts: Option<SiteFacts>,
+    /// Why some of these rows could not be read, where an object that holds them is missing or damaged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub facts_unread: Option<String>,
 }
 
 /// One site's slices and frames in one incarnation of one shard.

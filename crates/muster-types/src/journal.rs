@@ -141,6 +141,10 @@ pub enum Outcome {
     Checked {
         /// Marked row changes read back.
         changes: u64,
+        /// Tables that capture read again whole meanwhile, so that the log does not hold all marked changes: their live
+        /// rows were compared with the staged ones instead.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        compared_live: Vec<String>,
     },
     /// Of `handback`.
     HandedBack,

@@ -11,7 +11,7 @@ use crate::catalog::SiteFacts;
 use crate::digest::Digest;
 use crate::ids::{IdError, Incarnation, Kind, PlanId, ShardName, SiteId, SnapshotId, StoreId};
 use crate::incident::BeforePosition;
-use crate::position::Boundary;
+use crate::position::{Boundary, Position};
 use crate::request::PlanRequest;
 use crate::snapshot::{Chunk, ObjectInfo};
 use crate::table::CapturedTable;
@@ -177,7 +177,7 @@ pub struct StorePlan {
     pub snapshot: Option<SnapshotId>,
     /// What to read, a table each; tables are in the order of insertion (parents first).
     pub tables: Vec<TableInput>,
-    /// Rows expected: snapshot plus inserts minus deletes.
+    /// Rows expected: snapshot plus inserts minus deletes; an estimate where only a part of a frame counts.
     pub rows: u64,
     /// Compressed bytes to read.
     pub bytes: u64,
@@ -213,13 +213,26 @@ pub struct BaseInput {
     pub rows_digest: Digest,
 }
 
-/// Changes of one segment.
+/// Changes of one segment, and which of them count: those with a position behind `after` and not behind `upto`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangesInput {
     /// Index into [`Plan::objects`].
     pub object: u32,
     /// The changes.
     pub chunks: Vec<Chunk>,
+    /// Changes up to here are part of the base, or were undone by a truncation; absent where all lie behind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Position>,
+    /// Changes behind this lie behind the recovery point; absent where none do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upto: Option<Position>,
+}
+
+impl ChangesInput {
+    /// A change at `position` counts.
+    pub fn holds(&self, position: Position) -> bool {
+        self.after.is_none_or(|after| position > after) && self.upto.is_none_or(|upto| position <= upto)
+    }
 }
 
 /// What a driver says of a store that is live now.

@@ -29,7 +29,8 @@ pub struct ChangeKey {
 }
 
 /// A recovery point: the state of a shard after every change up to and including `position`, and the moment it
-/// stands for. No later write of the shard happened at or before `at`.
+/// stands for. No later write of the shard happened at or before `at`, as far as the order of its log and its clock
+/// agree: a commit behind it with an earlier time comes too late for it, and is named where that matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Boundary {
     /// The last change included.

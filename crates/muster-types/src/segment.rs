@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::ids::{Epoch, Incarnation, Kind, RunId, ShardName, SiteId};
-use crate::position::{Boundary, ChangeKey};
+use crate::position::{Boundary, ChangeKey, Position};
 use crate::snapshot::{Chunk, ObjectInfo};
 use crate::table::CapturedTable;
 use crate::time::Timestamp;
@@ -34,6 +34,16 @@ pub struct ChangeStamp {
     /// Its identity.
     pub key: ChangeKey,
     /// Its time by the shard's clock.
+    pub at: Timestamp,
+}
+
+/// A commit inside a segment: a recovery point of its own, where the shard's log tells transactions apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commit {
+    /// Where it stands in the log.
+    pub position: Position,
+    /// Its time by the shard's clock, as the log has it: clocks step back, and times are taken before positions are
+    /// given, so that times need not ascend with positions.
     pub at: Timestamp,
 }
 
@@ -83,6 +93,10 @@ pub struct TableEvent {
     pub event: TableEventKind,
     /// When it was known; the last moment it can have happened.
     pub at: Timestamp,
+    /// Where it stands in the log, if that is known: changes up to there came before it. For a truncation that is right
+    /// before the commit that truncates: what else that commit did to the table came after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<Position>,
     /// In words.
     pub reason: String,
 }
@@ -147,4 +161,8 @@ pub struct Segment {
     pub unowned: Vec<LogFrame>,
     /// Whole-table events.
     pub table_events: Vec<TableEvent>,
+    /// The commits in it that changed captured tables, and Muster's own watermarks, by ascending position; empty where
+    /// only the boundary is a recovery point.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub commits: Vec<Commit>,
 }

@@ -101,6 +101,22 @@ fn the_example_in_config_is_what_it_says() {
 }
 
 #[test]
+fn the_example_for_postgres_and_minio_is_understood() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/postgres-minio.toml");
+    let topology = parse(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    assert_eq!(names(topology.kinds_in_order()), ["metadata", "identity", "product:jira-software"]);
+    let repository = &topology.repository;
+    assert_eq!(repository.endpoint.as_deref(), Some("http://127.0.0.1:9000"));
+    assert!(repository.path_style && repository.embedded.is_none());
+    let connection = |shard: &str| match &topology.shards[shard].driver {
+        DriverConfig::Postgres { connection } => connection.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(connection("core-eu"), "postgresql://muster@127.0.0.1:5432/core_eu");
+    assert_eq!(connection("jira-eu"), "service=jira-eu");
+}
+
+#[test]
 fn the_default_order_is_that_of_provisioning() {
     let mut text =
         GOOD.replace("\"product:*\"]", "\"product:*\", \"app:*\", \"identity\", \"licence\", \"media\"]");
@@ -214,7 +230,7 @@ fn shards_need_a_driver_that_exists_and_a_usable_name() {
         wrong(&[("driver = \"sqlite\"\n", "")]),
         "\
 t.toml:14: [shards.a] has no `driver`
-    add `driver = \"sqlite\"`"
+    add `driver = \"sqlite\"` or `driver = \"postgres\"`"
     );
     assert_eq!(
         wrong(&[("\"sqlite\"", "\"mysql\""), ("[shards.a]", "[shards.\"a/b\"]")]),
@@ -222,7 +238,7 @@ t.toml:14: [shards.a] has no `driver`
 t.toml:14: `a/b` is not a shard name: use 1 to 128 of letters, digits, `-`, `_` and `.`
     give the shard such a name: it becomes part of object keys
 t.toml:15: unknown driver `mysql` in [shards.\"a/b\"]
-    the drivers are `sqlite`"
+    the drivers are `sqlite` and `postgres`"
     );
     assert_eq!(
         wrong(&[("region = \"eu\"", "publish_slots = 4")]),

@@ -175,9 +175,12 @@ fn shard(
 
 fn driver(findings: &mut Findings<'_>, section: &mut Section<'_>, base_dir: &Path) -> Option<DriverConfig> {
     let path_hint = "add `path = \"FILE\"`, relative to the topology's folder";
-    let Some(driver) = section.required_text(findings, "driver", "add `driver = \"sqlite\"`") else {
-        // Asked for, so that it is not an unknown key as well.
+    let connection_hint = "add `connection = \"postgresql://USER@HOST/DATABASE\"`; the password comes from PGPASSWORD or a password file";
+    let driver_hint = "add `driver = \"sqlite\"` or `driver = \"postgres\"`";
+    let Some(driver) = section.required_text(findings, "driver", driver_hint) else {
+        // Asked for, so that they are not unknown keys as well.
         section.text(findings, "path");
+        section.text(findings, "connection");
         return None;
     };
     match driver.value.as_str() {
@@ -185,12 +188,17 @@ fn driver(findings: &mut Findings<'_>, section: &mut Section<'_>, base_dir: &Pat
             let path = section.required_text(findings, "path", path_hint)?;
             Some(DriverConfig::Sqlite { path: base_dir.join(path.value) })
         }
+        "postgres" => {
+            let connection = section.required_text(findings, "connection", connection_hint)?;
+            Some(DriverConfig::Postgres { connection: connection.value })
+        }
         other => {
             section.text(findings, "path");
+            section.text(findings, "connection");
             findings.add(
                 driver.at,
                 format!("unknown driver `{other}` in {}", section.name()),
-                "the drivers are `sqlite`",
+                "the drivers are `sqlite` and `postgres`",
             );
             None
         }

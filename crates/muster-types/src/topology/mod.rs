@@ -98,6 +98,8 @@ pub struct CaptureConfig {
     pub watermark_interval_seconds: u64,
     /// A snapshot's read transaction may last so long.
     pub snapshot_seconds_max: u64,
+    /// A PostgreSQL shard's slot may hold back so many bytes of log; beyond, capture gives it up.
+    pub wal_bytes_max: u64,
 }
 
 /// Limits of a run.
@@ -216,6 +218,12 @@ pub enum DriverConfig {
         /// The file.
         path: PathBuf,
     },
+    /// A PostgreSQL database.
+    Postgres {
+        /// Where it is: a libpq URL, `key=value` pairs, or `service=NAME`. What is left out comes from the usual
+        /// environment variables, service and password files; a password does not belong here.
+        connection: String,
+    },
 }
 
 impl DriverConfig {
@@ -223,6 +231,7 @@ impl DriverConfig {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Sqlite { .. } => "sqlite",
+            Self::Postgres { .. } => "postgres",
         }
     }
 }

@@ -24,6 +24,8 @@ const POLL_INTERVAL_MILLISECONDS: u64 = 1000;
 const WATERMARK_INTERVAL_SECONDS: u64 = 10;
 /// A read transaction keeps a SQLite write-ahead log from shrinking; an hour of it is much.
 const SNAPSHOT_SECONDS_MAX: u64 = 3600;
+/// What a busy shard writes in about a day: capture may be away so long before the shard's disk comes first.
+const WAL_BYTES_MAX: u64 = 64 << 30;
 /// Enough to hide the latency of one S3 request behind the others.
 const S3_REQUESTS: u64 = 16;
 /// Fits the smallest machine that a responder is likely to have.
@@ -272,6 +274,7 @@ fn capture(findings: &mut Findings<'_>, root: &mut Section<'_>) -> CaptureConfig
         poll_interval_milliseconds: POLL_INTERVAL_MILLISECONDS,
         watermark_interval_seconds: WATERMARK_INTERVAL_SECONDS,
         snapshot_seconds_max: SNAPSHOT_SECONDS_MAX,
+        wal_bytes_max: WAL_BYTES_MAX,
     };
     let Some(mut section) = root.section(findings, "capture") else { return defaults };
     let mut number = |key, default| section.positive_or(findings, key, default);
@@ -279,6 +282,7 @@ fn capture(findings: &mut Findings<'_>, root: &mut Section<'_>) -> CaptureConfig
         poll_interval_milliseconds: number("poll_interval_milliseconds", defaults.poll_interval_milliseconds),
         watermark_interval_seconds: number("watermark_interval_seconds", defaults.watermark_interval_seconds),
         snapshot_seconds_max: number("snapshot_seconds_max", defaults.snapshot_seconds_max),
+        wal_bytes_max: number("wal_bytes_max", defaults.wal_bytes_max),
     };
     section.close(findings);
     config
