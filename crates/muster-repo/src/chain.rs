@@ -9,7 +9,7 @@
 //! After any error of [`Chain::append`] the chain must be opened again: what became of the slot is read, not guessed.
 
 use muster_types::format::FORMAT;
-use muster_types::segment::{ChangeStamp, Segment};
+use muster_types::segment::{ChangeStamp, Commit, Segment};
 use muster_types::{Boundary, Digest, Incarnation, ShardName};
 
 use crate::document::{from_json_zstd, to_json_zstd};
@@ -32,12 +32,25 @@ pub struct ChainHead {
     pub predecessor: Option<Digest>,
     /// Its last change, if it has any.
     pub last_change: Option<ChangeStamp>,
+    /// Its last commit, where the shard's log tells commits; it may have no change.
+    pub last_commit: Option<Commit>,
 }
 
 /// The last change of a segment.
 fn last_change(segment: &Segment) -> Option<ChangeStamp> {
     let frames = segment.sites.values().flatten().chain(&segment.unowned);
     frames.filter_map(|frame| frame.span.map(|(_, last)| last)).max_by_key(|last| last.key)
+}
+
+fn head_of(segment: &Segment, digest: Digest) -> ChainHead {
+    ChainHead {
+        sequence: segment.sequence,
+        digest,
+        boundary: segment.boundary,
+        predecessor: segment.predecessor,
+        last_change: last_change(segment),
+        last_commit: segment.commits.last().copied(),
+    }
 }
 
 /// Why a segment was not appended.
@@ -114,9 +127,7 @@ impl Chain {
         if last > 1 {
             chain.verify_link(&segment, last).await?;
         }
-        let (boundary, last_change) = (segment.boundary, last_change(&segment));
-        let predecessor = segment.predecessor;
-        chain.head = Some(ChainHead { sequence: last, digest, boundary, predecessor, last_change });
+        chain.head = Some(head_of(&segment, digest));
         Ok(chain)
     }
 
@@ -206,10 +217,10 @@ impl Chain {
             sites: spooled.sites,
             unowned: spooled.unowned,
             table_events: spooled.table_events,
+            commits: spooled.commits,
         };
         let digest = self.create_index(&segment).await?;
-        let last_change = last_change(&segment);
-        let head = ChainHead { sequence, digest, boundary, predecessor, last_change };
+        let head = head_of(&segment, digest);
         self.head = Some(head);
         self.stale = false;
         Ok(head)

@@ -35,6 +35,8 @@ pub enum RepoErrorKind {
     NewerFormat,
     /// The credentials are missing, wrong or not enough.
     Denied,
+    /// The object store's certificate is not trusted, or what should be trusted cannot be read.
+    Untrusted,
     /// The bucket does not exist.
     NoBucket,
     /// The object store did not answer, or asked to slow down, until the retries were used up.
@@ -103,6 +105,11 @@ impl RepoError {
             message,
             "check that the folder exists and that this user may write there",
         )
+    }
+
+    /// Whether one object is missing or not what was written: it costs what needs that object and nothing else.
+    pub fn is_harm(&self) -> bool {
+        matches!(self.kind, RepoErrorKind::NotFound { .. } | RepoErrorKind::Damaged { .. })
     }
 
     /// Whether trying the same again later may help without anyone doing anything.

@@ -4,31 +4,34 @@
 //! are kept for the next question.
 //!
 //! # Invariants
-//! - [`LogReader::changes`] answers whole or not at all: `None` until the log reaches the end of the range.
+//! - [`LogReader::stretch`] answers whole or not at all: `None` until the log reaches the end of the range.
+//! - Every index read is the one that its successor names by digest.
+//! - Memory: the changes of one chunk (1 MiB of text), the index of one segment, and what is kept.
 //!
 //! # Errors
 //! A stretch of the range that is missing from the log; damaged objects; what the object store answers.
 
-use std::collections::BTreeMap;
+mod indexes;
+
+use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use muster_rows::{Change, ChangeReader};
-use muster_types::segment::{FrameKind, LogFrame, Mark, Segment, TableEvent};
+use muster_types::segment::{FrameKind, LogFrame, Mark, Segment, TableEvent, TableEventKind};
 use muster_types::snapshot::{Chunk, ObjectInfo};
-use muster_types::{Incarnation, Position, RunId, ShardName, SiteId};
+use muster_types::{Position, RunId, ShardName, SiteId};
 use tokio::sync::Mutex;
 
 use crate::catalog::blocking;
 use crate::chunk::decode;
-use crate::document::from_json_zstd;
 use crate::error::RepoError;
 use crate::keys;
 use crate::range::{RangeLimits, RangeReader};
 use crate::repository::Repository;
+use indexes::Indexes;
 
-/// Indexes kept: those of several minutes of capture, which is what a run asks about, at some tens of KiB each.
-const INDEXES_KEPT: usize = 512;
 /// Data objects up to this size are read whole and kept a while: the marked frames of many publishes lie in one of
 /// them, and each publish asks for its own.
 const WHOLE_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -83,12 +86,6 @@ pub struct LogReader {
     objects: Mutex<Vec<(String, Bytes)>>,
 }
 
-#[derive(Debug, Default)]
-struct Indexes {
-    incarnation: Option<Incarnation>,
-    by_sequence: BTreeMap<u64, Arc<Segment>>,
-}
-
 impl LogReader {
     /// A reader of `shard`'s log.
     pub fn new(repository: &Repository, shard: &ShardName) -> Self {
@@ -100,7 +97,32 @@ impl LogReader {
         }
     }
 
-    /// The changes with positions in `(after, upto]`; `None` while the log does not reach that far.
+    /// The changes with positions in `(after, upto]`, to be read one after the other; `None` while the log does not
+    /// reach that far.
+    ///
+    /// # Errors
+    /// See the module.
+    pub async fn stretch<'a>(
+        &'a self,
+        after: Position,
+        upto: Position,
+        filter: LogFilter<'a>,
+    ) -> Result<Option<Stretch<'a>>, RepoError> {
+        let mut indexes = self.indexes.lock().await;
+        let covering = indexes.covering(&self.repository, &self.shard, after, upto).await?;
+        Ok(covering.map(|segments| Stretch {
+            log: self,
+            after,
+            upto,
+            filter,
+            segments,
+            reached: after,
+            open: None,
+            table_events: Vec::new(),
+        }))
+    }
+
+    /// All of a stretch at once, by ascending key; `None` while the log does not reach that far.
     ///
     /// # Errors
     /// See the module.
@@ -110,89 +132,14 @@ impl LogReader {
         upto: Position,
         filter: LogFilter<'_>,
     ) -> Result<Option<LogRange>, RepoError> {
-        let Some(segments) = self.segments(after, upto).await? else { return Ok(None) };
+        let Some(mut stretch) = self.stretch(after, upto, filter).await? else { return Ok(None) };
         let mut range = LogRange::default();
-        let mut reached = after;
-        for segment in segments {
-            if segment.after.position > reached {
-                return Err(RepoError::damaged(
-                    &keys::segment_index(&self.shard, &segment.incarnation, segment.sequence),
-                    format!("changes {} to {} are missing before it", reached.0 + 1, segment.after.position),
-                ));
-            }
-            reached = segment.boundary.position;
-            range.table_events.extend(segment.table_events.iter().cloned());
-            self.read(&segment, after, upto, filter, &mut range.changes).await?;
+        while let Some(changes) = stretch.next().await? {
+            range.changes.extend(changes);
         }
+        range.table_events = stretch.table_events;
         range.changes.sort_by_key(|logged| logged.change.stamp.key);
         Ok(Some(range))
-    }
-
-    /// The segments that cover `(after, upto]`, ascending.
-    async fn segments(
-        &self,
-        after: Position,
-        upto: Position,
-    ) -> Result<Option<Vec<Arc<Segment>>>, RepoError> {
-        let mut indexes = self.indexes.lock().await;
-        let covered = |indexes: &Indexes| {
-            indexes.by_sequence.values().next_back().is_some_and(|last| last.boundary.position >= upto)
-        };
-        if !covered(&indexes) {
-            self.extend(&mut indexes, after).await?;
-            if !covered(&indexes) {
-                return Ok(None);
-            }
-        }
-        let Some(incarnation) = &indexes.incarnation.clone() else { return Ok(None) };
-        while let Some((&first, segment)) = indexes.by_sequence.first_key_value()
-            && segment.after.position > after
-            && first > 1
-        {
-            let earlier = self.index(incarnation, first - 1).await?;
-            indexes.by_sequence.insert(first - 1, earlier);
-        }
-        let overlaps =
-            |segment: &&Arc<Segment>| segment.after.position < upto && segment.boundary.position > after;
-        let found = indexes.by_sequence.values().filter(overlaps).cloned().collect();
-        while indexes.by_sequence.len() > INDEXES_KEPT {
-            indexes.by_sequence.pop_first();
-        }
-        Ok(Some(found))
-    }
-
-    /// Reads the indexes that are new; of a log not seen before, from its head back to `after`.
-    async fn extend(&self, indexes: &mut Indexes, after: Position) -> Result<(), RepoError> {
-        let Some(newest) = self.repository.incarnations(&self.shard).await?.pop() else { return Ok(()) };
-        let incarnation = &newest.incarnation;
-        if indexes.incarnation.as_ref() != Some(incarnation) {
-            *indexes = Indexes { incarnation: Some(incarnation.clone()), by_sequence: BTreeMap::new() };
-        }
-        let known = indexes.by_sequence.keys().next_back().copied().unwrap_or(0);
-        for sequence in (known + 1..=self.head(incarnation, known).await?).rev() {
-            let segment = self.index(incarnation, sequence).await?;
-            let begins_before = segment.after.position <= after;
-            indexes.by_sequence.insert(sequence, segment);
-            if known == 0 && begins_before {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    async fn head(&self, incarnation: &Incarnation, known: u64) -> Result<u64, RepoError> {
-        let folder = keys::log(&self.shard, incarnation);
-        let behind = keys::segment_index(&self.shard, incarnation, known);
-        let entries = self.repository.objects().list(&folder, Some(&behind)).await?;
-        let sequences = entries.iter().filter_map(|entry| keys::index_sequence(&folder, &entry.key));
-        Ok(sequences.max().unwrap_or(known))
-    }
-
-    async fn index(&self, incarnation: &Incarnation, sequence: u64) -> Result<Arc<Segment>, RepoError> {
-        let key = keys::segment_index(&self.shard, incarnation, sequence);
-        let body = self.repository.objects().get(&key).await?;
-        let body = body.ok_or_else(|| RepoError::not_found(&key))?;
-        blocking(move || Ok(Arc::new(from_json_zstd(&key, &body)?))).await
     }
 
     async fn source(
@@ -222,33 +169,130 @@ impl LogReader {
         }
         Ok(Source::Whole(body))
     }
+}
 
-    async fn read(
-        &self,
-        segment: &Arc<Segment>,
-        after: Position,
-        upto: Position,
-        filter: LogFilter<'_>,
-        found: &mut Vec<LogChange>,
-    ) -> Result<(), RepoError> {
-        let wanted = wanted_frames(segment, after, upto, filter);
-        let Some(data) = segment.data.clone().filter(|_| !wanted.is_empty()) else { return Ok(()) };
-        let source = self.source(&data, &wanted).await?;
-        for (site, frame) in wanted {
-            let mut texts = Vec::with_capacity(frame.chunks.len());
-            for chunk in &frame.chunks {
-                texts.push((chunk.clone(), source.chunk(&data, chunk).await?));
+/// A stretch of the log that is being read.
+pub struct Stretch<'a> {
+    log: &'a LogReader,
+    after: Position,
+    upto: Position,
+    filter: LogFilter<'a>,
+    /// Those still to read.
+    segments: RangeInclusive<u64>,
+    reached: Position,
+    open: Option<OpenSegment>,
+    table_events: Vec<TableEvent>,
+}
+
+/// A segment whose frames are being read.
+struct OpenSegment {
+    segment: Arc<Segment>,
+    source: Source,
+    data: ObjectInfo,
+    frames: VecDeque<(Option<SiteId>, LogFrame)>,
+    frame: Option<OpenFrame>,
+}
+
+/// A frame whose chunks are being read.
+struct OpenFrame {
+    site: Option<SiteId>,
+    frame: LogFrame,
+    next_chunk: usize,
+    reader: ChangeReader,
+}
+
+impl Stretch<'_> {
+    /// The next changes: those of one chunk. Segment follows segment; within one, frame follows frame, whose changes
+    /// interleave by position.
+    ///
+    /// # Errors
+    /// See the module.
+    pub async fn next(&mut self) -> Result<Option<Vec<LogChange>>, RepoError> {
+        loop {
+            if self.open.is_none() && !self.open_next().await? {
+                return Ok(None);
             }
-            let (segment, key) = (Arc::clone(segment), data.key.clone());
-            let (site, frame) = (site.cloned(), frame.clone());
-            let changes = blocking(move || parse(&segment, &key, site.as_ref(), &frame, &texts)).await?;
+            let Some(open) = &mut self.open else { continue };
+            let Some(changes) = open.next().await? else {
+                self.open = None;
+                continue;
+            };
+            let (after, upto) = (self.after, self.upto);
             let inside = |logged: &LogChange| {
                 let position = logged.change.stamp.key.position;
                 position > after && position <= upto
             };
-            found.extend(changes.into_iter().filter(inside));
+            return Ok(Some(changes.into_iter().filter(inside).collect()));
         }
-        Ok(())
+    }
+
+    /// What happened to whole tables in what was read so far; their rows' changes are not in the log then.
+    pub fn table_events(&self) -> &[TableEvent] {
+        &self.table_events
+    }
+
+    /// Opens the next segment that holds something; `false` when there is none.
+    async fn open_next(&mut self) -> Result<bool, RepoError> {
+        for sequence in self.segments.by_ref() {
+            let log = self.log;
+            let segment = log.indexes.lock().await.get(&log.repository, &log.shard, sequence).await?;
+            if segment.after.position > self.reached {
+                let (first, last) = (self.reached.0 + 1, segment.after.position);
+                return Err(RepoError::damaged(
+                    &keys::segment_index(&log.shard, &segment.incarnation, sequence),
+                    format!("changes {first} to {last} are missing before it"),
+                ));
+            }
+            self.reached = segment.boundary.position;
+            let inside = |event: &&TableEvent| match event.position {
+                // It stands right before the commit that truncates.
+                Some(position) if event.event == TableEventKind::Truncated => {
+                    position >= self.after && position < self.upto
+                }
+                Some(position) => position > self.after && position <= self.upto,
+                None => true,
+            };
+            self.table_events.extend(segment.table_events.iter().filter(inside).cloned());
+            let wanted = wanted_frames(&segment, self.after, self.upto, self.filter);
+            let Some(data) = segment.data.clone().filter(|_| !wanted.is_empty()) else { continue };
+            let source = log.source(&data, &wanted).await?;
+            let frames = wanted.into_iter().map(|(site, frame)| (site.cloned(), frame.clone())).collect();
+            self.open = Some(OpenSegment { source, data, frames, frame: None, segment });
+            return Ok(true);
+        }
+        Ok(false)
+    }
+}
+
+impl OpenSegment {
+    async fn next(&mut self) -> Result<Option<Vec<LogChange>>, RepoError> {
+        loop {
+            let Some(mut open) = self.frame.take().or_else(|| self.next_frame()) else { return Ok(None) };
+            let Some(chunk) = open.frame.chunks.get(open.next_chunk).cloned() else {
+                let ended = open.reader.finish();
+                ended.map_err(|error| {
+                    RepoError::damaged(&self.data.key, format!("the end of a frame: {error}"))
+                })?;
+                continue;
+            };
+            open.next_chunk += 1;
+            let bytes = self.source.chunk(&self.data, &chunk).await?;
+            let (segment, key) = (Arc::clone(&self.segment), self.data.key.clone());
+            let parsed = blocking(move || {
+                let changes = open.parse(&segment, &key, &chunk, &bytes)?;
+                Ok((open, changes))
+            });
+            let (open, changes) = parsed.await?;
+            self.frame = Some(open);
+            return Ok(Some(changes));
+        }
+    }
+
+    fn next_frame(&mut self) -> Option<OpenFrame> {
+        let (site, frame) = self.frames.pop_front()?;
+        let table = self.segment.tables.get(frame.table as usize);
+        let columns = table.map_or(0, |table| table.def.stored_columns().count());
+        Some(OpenFrame { site, frame, next_chunk: 0, reader: ChangeReader::new(columns) })
     }
 }
 
@@ -299,30 +343,34 @@ fn wanted_frames<'a>(
     all.filter(wanted).collect()
 }
 
-fn parse(
-    segment: &Segment,
-    key: &str,
-    site: Option<&SiteId>,
-    frame: &LogFrame,
-    texts: &[(Chunk, Bytes)],
-) -> Result<Vec<LogChange>, RepoError> {
-    let table = segment.tables.get(frame.table as usize).ok_or_else(|| {
-        RepoError::damaged(key, format!("a frame is of table {}, which its index lacks", frame.table))
-    })?;
-    let mark = frame.mark.and_then(|mark| segment.marks.get(mark as usize)).cloned();
-    let columns: Arc<[String]> = table.def.stored_columns().map(|column| column.name.clone()).collect();
-    let mut reader = ChangeReader::new(columns.len());
-    let mut found = Vec::new();
-    for (chunk, bytes) in texts {
+impl OpenFrame {
+    fn parse(
+        &mut self,
+        segment: &Segment,
+        key: &str,
+        chunk: &Chunk,
+        bytes: &Bytes,
+    ) -> Result<Vec<LogChange>, RepoError> {
+        let number = self.frame.table;
+        let table = segment.tables.get(number as usize).ok_or_else(|| {
+            RepoError::damaged(key, format!("a frame is of table {number}, which its index lacks"))
+        })?;
+        let mark = self.frame.mark.and_then(|mark| segment.marks.get(mark as usize));
+        let columns: Arc<[String]> = table.def.stored_columns().map(|column| column.name.clone()).collect();
         let text = decode(key, chunk, bytes)?;
-        for change in reader.changes(&text) {
+        let mut found = Vec::new();
+        for change in self.reader.changes(&text) {
             let change = change.map_err(|error| {
                 RepoError::damaged_range(key, chunk.offset, chunk.bytes, &error.to_string())
             })?;
-            let (table, columns) = (table.def.name.clone(), Arc::clone(&columns));
-            found.push(LogChange { table, columns, site: site.cloned(), mark: mark.clone(), change });
+            found.push(LogChange {
+                table: table.def.name.clone(),
+                columns: Arc::clone(&columns),
+                site: self.site.clone(),
+                mark: mark.cloned(),
+                change,
+            });
         }
+        Ok(found)
     }
-    reader.finish().map_err(|error| RepoError::damaged(key, format!("the end of a frame: {error}")))?;
-    Ok(found)
 }

@@ -1,15 +1,16 @@
 //! Spooling the changes of one segment.
 //!
 //! # Invariants
-//! - Memory is bounded by one chunk and by the index: one frame entry for each (site, table, mark) touched.
-//! - Within a frame, keys of changes ascend strictly.
+//! - Memory is bounded by one chunk and by the index: one frame entry for each group of changes.
+//! - Within a frame, keys of changes ascend strictly. Frames of one (site, table, mark) may overlap: readers merge the
+//!   changes of a segment by key.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use muster_rows::{Change, Op, Row, RowsDigest, encode_change, encode_row};
 use muster_types::SiteId;
-use muster_types::segment::{ChangeStamp, FrameKind, LogFrame, Mark, TableEvent};
+use muster_types::segment::{ChangeStamp, Commit, FrameKind, LogFrame, Mark, TableEvent};
 use muster_types::table::CapturedTable;
 
 use crate::chunk::{ChunkWriter, SpoolFile};
@@ -29,6 +30,8 @@ pub struct SpooledSegment {
     pub unowned: Vec<LogFrame>,
     /// Whole-table events.
     pub table_events: Vec<TableEvent>,
+    /// Commits that are recovery points of their own, ascending.
+    pub commits: Vec<Commit>,
 }
 
 impl SpooledSegment {
@@ -41,6 +44,7 @@ impl SpooledSegment {
             sites: BTreeMap::new(),
             unowned: Vec::new(),
             table_events: Vec::new(),
+            commits: Vec::new(),
         }
     }
 
@@ -67,7 +71,7 @@ struct Open {
     digest: RowsDigest,
 }
 
-/// Takes what a poll found, grouped by (site, table, mark), and spools it into a file.
+/// Takes what a poll found, in groups of one (site, table, mark), and spools it into a file.
 pub struct SegmentSpool {
     path: std::path::PathBuf,
     writer: Option<ChunkWriter>,
@@ -105,10 +109,11 @@ impl SegmentSpool {
         self.changes
     }
 
-    /// One change. Changes of one (site, table, mark) come together, by ascending key.
+    /// One change. Changes of one (site, table, mark) come together, by ascending key; one that does not come behind
+    /// the last begins another group, of changes that were kept back longer.
     ///
     /// # Errors
-    /// Changes out of order, an unknown table, a full or failing disk.
+    /// One key twice in a row, an unknown table, a full or failing disk.
     pub fn change(
         &mut self,
         site: Option<&SiteId>,
@@ -118,17 +123,19 @@ impl SegmentSpool {
     ) -> Result<(), RepoError> {
         let mark = mark.map(|mark| self.mark_number(mark)).transpose()?;
         self.ensure_open(site, table, mark, FrameKind::Changes)?;
+        let key = change.stamp.key;
+        let last = self.open.as_ref().and_then(|open| open.frame.span).map(|(_, last)| last.key);
+        if last == Some(key) {
+            return Err(RepoError::misuse(format!("change {key:?} of a frame comes twice")));
+        }
+        if last.is_some_and(|last| last > key) {
+            self.end_frame()?;
+            self.ensure_open(site, table, mark, FrameKind::Changes)?;
+        }
         let mut line = std::mem::take(&mut self.line);
         line.clear();
         encode_change(change, &mut line);
         let (open, writer) = self.opened()?;
-        let last = open.frame.span.map(|(_, last)| last.key);
-        if last.is_some_and(|last| last >= change.stamp.key) {
-            let key = change.stamp.key;
-            return Err(RepoError::misuse(format!(
-                "change {key:?} of a frame does not come behind {last:?}"
-            )));
-        }
         count(&mut open.frame, change);
         open.frame.chunks.extend(writer.line(&line)?);
         self.line = line;
@@ -157,6 +164,11 @@ impl SegmentSpool {
     /// Something that concerns a whole table.
     pub fn table_event(&mut self, event: TableEvent) {
         self.segment.table_events.push(event);
+    }
+
+    /// A commit that is a recovery point of its own; positions ascend.
+    pub fn commit(&mut self, commit: Commit) {
+        self.segment.commits.push(commit);
     }
 
     /// Ends the file. Blocks; call it where changes were written.

@@ -88,7 +88,7 @@ async fn read_shard(
 
 /// What separates an incarnation from the one that followed it.
 fn end_of(history: &IncarnationHistory, next: &IncarnationDocument) -> Option<Gap> {
-    let known: Option<Boundary> = history.boundaries().last().copied();
+    let known: Option<Boundary> = history.end();
     let after = known.or(next.after)?;
     let reason = format!(
         "the shard's history ended here, and incarnation {} began at {}: {}",

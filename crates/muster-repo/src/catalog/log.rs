@@ -92,6 +92,7 @@ async fn read_index(
                 tables: segment.tables.into(),
                 marks: segment.marks,
                 table_events: segment.table_events,
+                commits: segment.commits,
                 clock_offset_micros: segment.clock_offset_micros,
             },
         })

@@ -9,18 +9,19 @@ use muster_types::snapshot::ObjectInfo;
 use super::source::{Chunks, Source};
 use crate::error::RepoError;
 
-/// The changes of one frame.
-struct Frame {
+/// The changes of one frame that count.
+struct Frame<'a> {
+    input: &'a ChangesInput,
     chunks: Chunks,
     reader: Option<ChangeReader>,
     ready: VecDeque<Change>,
 }
 
-impl Frame {
-    fn new(source: &Source, object: &ObjectInfo, input: &ChangesInput, columns: usize) -> Self {
+impl<'a> Frame<'a> {
+    fn new(source: &Source, object: &ObjectInfo, input: &'a ChangesInput, columns: usize) -> Self {
         let mut chunks = Chunks::new(source, object, &input.chunks);
         chunks.prefetch();
-        Self { chunks, reader: Some(ChangeReader::new(columns)), ready: VecDeque::new() }
+        Self { input, chunks, reader: Some(ChangeReader::new(columns)), ready: VecDeque::new() }
     }
 
     /// Makes the next change ready; `false` when there is none.
@@ -36,21 +37,24 @@ impl Frame {
             let unreadable =
                 |error| RepoError::damaged_range(key, chunk.offset, chunk.bytes, &format!("{error}"));
             for change in reader.changes(&text) {
-                self.ready.push_back(change.map_err(unreadable)?);
+                let change = change.map_err(unreadable)?;
+                if self.input.holds(change.stamp.key.position) {
+                    self.ready.push_back(change);
+                }
             }
         }
         Ok(true)
     }
 }
 
-/// All changes of a table. Frames of one object may overlap, since each mark has its own, and are merged by key;
+/// All changes of a table that count. Frames of one object may overlap, since each mark has its own, and are merged by key;
 /// objects follow one another.
 pub(super) struct Changes<'a> {
     source: &'a Source,
     objects: &'a [ObjectInfo],
     inputs: &'a [ChangesInput],
     columns: usize,
-    frames: Vec<Frame>,
+    frames: Vec<Frame<'a>>,
 }
 
 impl<'a> Changes<'a> {

@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::config::{self, S3Config};
 use super::error::{Failure, Patience, sort};
 use crate::create::{Attempt, ConditionalStore, settle};
-use crate::error::RepoError;
+use crate::error::{RepoError, RepoErrorKind};
 use crate::objects::{Creation, ObjectEntry, Objects};
 
 /// A bucket.
@@ -30,11 +30,12 @@ impl S3Objects {
     /// A client; asks nothing of the bucket yet.
     ///
     /// # Errors
-    /// [`RepoErrorKind::Misuse`](crate::RepoErrorKind::Misuse) for an empty bucket name.
+    /// [`RepoErrorKind::Misuse`](crate::RepoErrorKind::Misuse) for an empty bucket name,
+    /// [`RepoErrorKind::Untrusted`](crate::RepoErrorKind::Untrusted) for an `AWS_CA_BUNDLE` without certificates.
     pub async fn connect(config: &S3Config) -> Result<Self, RepoError> {
         if config.bucket.is_empty() {
             return Err(RepoError::new(
-                crate::RepoErrorKind::Misuse,
+                RepoErrorKind::Misuse,
                 "the repository's bucket has no name",
                 "set `bucket` in the topology's [repository]",
             ));
@@ -42,7 +43,7 @@ impl S3Objects {
         let prefix = config.prefix.trim_matches('/');
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
         Ok(Self {
-            client: config::client(config).await,
+            client: config::client(config).await?,
             bucket: config.bucket.clone(),
             prefix,
             permits: Semaphore::new(config.requests_in_flight.max(1)),
@@ -54,13 +55,15 @@ impl S3Objects {
     /// # Errors
     /// What S3 answers.
     pub async fn ensure_bucket(&self) -> Result<(), RepoError> {
-        let doing = format!("creating bucket `{}`", self.bucket);
-        let head = self.retry(&doing, || self.client.head_bucket().bucket(&self.bucket).send()).await;
-        match head {
+        // Not a HEAD: its answer has no body to say why it refuses.
+        let doing = format!("looking into bucket `{}`", self.bucket);
+        let look = || self.client.list_objects_v2().bucket(&self.bucket).max_keys(1).send();
+        match self.retry(&doing, look).await {
             Ok(_) => return Ok(()),
-            Err(Failure::Absent) => {}
+            Err(Failure::Final(error)) if error.kind == RepoErrorKind::NoBucket => {}
             Err(other) => return Err(other.into_error(&self.bucket)),
         }
+        let doing = format!("creating bucket `{}`", self.bucket);
         let created = self.retry(&doing, || self.client.create_bucket().bucket(&self.bucket).send()).await;
         match created {
             // Refused: it exists by now.

@@ -12,6 +12,9 @@ use aws_sdk_s3::config::{
     Region, RequestChecksumCalculation, ResponseChecksumValidation, StalledStreamProtectionConfig,
 };
 
+use super::trust;
+use crate::error::RepoError;
+
 /// A bucket and how to reach it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct S3Config {
@@ -55,7 +58,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// Attempts inside the SDK, which honours the server's own back-off; patience beyond is ours.
 const SDK_ATTEMPTS: u32 = 3;
 
-pub(super) async fn client(config: &S3Config) -> Client {
+pub(super) async fn client(config: &S3Config) -> Result<Client, RepoError> {
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .retry_config(
             RetryConfig::standard()
@@ -78,6 +81,9 @@ pub(super) async fn client(config: &S3Config) -> Client {
         let files = EnvConfigFiles::builder().with_file(EnvConfigFileKind::Credentials, file).build();
         loader = loader.profile_files(files).profile_name("default");
     }
+    if let Some(trust) = trust::bundle()? {
+        loader = loader.http_client(trust);
+    }
     let shared = loader.load().await;
     let s3 = aws_sdk_s3::config::Builder::from(&shared)
         .force_path_style(config.path_style)
@@ -86,5 +92,5 @@ pub(super) async fn client(config: &S3Config) -> Client {
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
     // The SDK insists on some region for its signature; servers that are not AWS ignore which.
     let s3 = if shared.region().is_none() { s3.region(Region::new("us-east-1")) } else { s3 };
-    Client::from_conf(s3.build())
+    Ok(Client::from_conf(s3.build()))
 }

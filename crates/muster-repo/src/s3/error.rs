@@ -111,6 +111,14 @@ where
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or the topology's credentials file",
         ));
     }
+    if text.contains("invalid peer certificate") {
+        return Failure::Final(RepoError::new(
+            RepoErrorKind::Untrusted,
+            format!("{doing}: the certificate of the object store is not trusted: {text}"),
+            "set AWS_CA_BUNDLE to the PEM file of the authority that signed it, and check that the endpoint has the \
+             name that the certificate is for",
+        ));
+    }
     match error {
         SdkError::ConstructionFailure(_) => Failure::Final(RepoError::new(
             RepoErrorKind::Misuse,

@@ -12,6 +12,7 @@ mod client;
 mod config;
 mod error;
 mod read;
+mod trust;
 mod upload;
 
 pub use client::S3Objects;

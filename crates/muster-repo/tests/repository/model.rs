@@ -193,6 +193,7 @@ impl Shard {
                 spool.reread_row(Some(&owner_id), table, &row(owner, *key, text.as_deref())).unwrap();
             }
             spool.table_event(TableEvent {
+                position: None,
                 table: tables()[table].def.name.clone(),
                 kind: tables()[table].kind.clone(),
                 event: TableEventKind::Reread,
@@ -241,8 +242,8 @@ pub(crate) async fn read_catalog(repository: &Repository, sites: &[SiteId]) -> C
     muster_repo::catalog::read(repository, &query, Timestamp::EPOCH).await.unwrap()
 }
 
-/// What to read for (site, table) at the boundary `upto` of incarnation 0, starting from the last snapshot or
-/// re-read at or before it, or from nothing.
+/// What to read for (site, table) at the position `upto` of incarnation 0, starting from the last snapshot or
+/// re-read at or before it, or from nothing. Segments around either are cut.
 pub(crate) fn input(
     catalog: &Catalog,
     site: &SiteId,
@@ -273,11 +274,12 @@ pub(crate) fn input(
     }
     let mut changes = Vec::new();
     for (number, segment) in history.segments.iter().enumerate() {
-        if segment.boundary.position.0 <= from || segment.boundary.position.0 > upto {
+        if segment.boundary.position.0 <= from || segment.after.position.0 >= upto {
             continue;
         }
         let name = &tables()[table].def.name;
-        if segment.table_events.iter().any(|event| &event.table == name) {
+        let whole = segment.boundary.position.0 <= upto;
+        if whole && segment.table_events.iter().any(|event| &event.table == name) {
             base = None;
             changes.clear();
         }
@@ -286,7 +288,13 @@ pub(crate) fn input(
             let object = add(segment.data.as_ref().unwrap());
             let chunks = frame.chunks.clone();
             match frame.kind {
-                FrameKind::Changes => changes.push(ChangesInput { object, chunks }),
+                FrameKind::Changes => changes.push(ChangesInput {
+                    object,
+                    chunks,
+                    after: (segment.after.position.0 < from).then_some(Position(from)),
+                    upto: (!whole).then_some(Position(upto)),
+                }),
+                FrameKind::Rows if !whole => {}
                 FrameKind::Rows => {
                     base = Some(BaseInput { object, chunks, rows_digest: frame.rows_digest.unwrap() });
                 }
