@@ -30,7 +30,11 @@
 //!
 //! # Invariants
 //! - Granularity is that of the index: a frame counts as a whole. The onset's position is exact in the frame that it
-//!   falls into, or earlier in it; the recovery point before it is the same either way.
+//!   falls into, or earlier in it: at the first commit of the frame that deleted. Where a poll is the recovery point,
+//!   the one before is the same either way; where commits are, an ordinary deletion of the site in the same table and
+//!   poll moves the onset to itself, earlier by at most that poll.
+//! - A truncated or dropped table counts as a loss of every site that had rows in it, at the event's position if the
+//!   log knows it, else at the end of the segment before.
 //!
 //! # Not here
 //! Names, tiers and customers of the sites found; whether they are alive now.
@@ -113,7 +117,7 @@ pub struct DetectedStore {
     pub first_loss_at: Timestamp,
     /// When it ended.
     pub last_loss_at: Timestamp,
-    /// The first deletion; none where the log shows the loss of a whole table and no single change.
+    /// The first commit that deleted, or took a whole table; none where the log does not know the place of the latter.
     pub before: Option<BeforePosition>,
     /// The last recovery point before it.
     pub reached: Option<Boundary>,

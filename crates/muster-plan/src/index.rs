@@ -6,7 +6,8 @@
 //!
 //! # Invariants
 //! - Everything is ordered by [`Boundary`], position first: time only breaks ties of equal positions.
-//! - Tables are numbered per incarnation; a definition that changed has a version of its own.
+//! - Tables are numbered per incarnation. A version is a shape of rows: an index, a default or a constraint that comes
+//!   or goes changes the definition and leaves the version.
 //!
 //! # Not here
 //! Anything of a single site: see [`crate::inputs`].
@@ -17,17 +18,38 @@ use std::sync::Arc;
 use muster_types::catalog::{Catalog, IncarnationHistory, ShardHistory};
 use muster_types::segment::{Gap, TableEvent, TableEventKind};
 use muster_types::table::CapturedTable;
-use muster_types::{Boundary, Incarnation, Kind, Position, ShardName, Timestamp};
+use muster_types::{Boundary, Incarnation, Kind, ShardName, Timestamp};
 
 use crate::order::parents_first;
+use crate::points::Points;
 
-/// A table of one incarnation, in one of its definitions.
+/// A table of one incarnation, in one of its shapes: what was captured of one shape is read alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TableRef {
     /// Number of the table's name.
     pub table: u32,
-    /// Number of the definition.
+    /// Number of the shape.
     pub version: u32,
+}
+
+/// A table in one of its definitions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Numbered {
+    at: TableRef,
+    /// Number of the definition.
+    definition: u32,
+}
+
+/// Rows of both definitions are the same text, belong to the same sites and have the same keys.
+fn same_shape(one: &CapturedTable, other: &CapturedTable) -> bool {
+    fn columns(table: &CapturedTable) -> impl Iterator<Item = (&String, &String)> {
+        table.def.stored_columns().map(|column| (&column.name, &column.declared_type))
+    }
+    one.kind == other.kind
+        && one.owner == other.owner
+        && one.def.name == other.def.name
+        && one.def.key == other.def.key
+        && columns(one).eq(columns(other))
 }
 
 /// The tables of a shard as they were from one recovery point on.
@@ -39,6 +61,21 @@ pub struct Schema {
     pub kinds: BTreeMap<Kind, Arc<Vec<CapturedTable>>>,
     /// For each table in `kinds`, its number and version, in the same order.
     pub refs: BTreeMap<Kind, Vec<TableRef>>,
+}
+
+/// A stretch of history in which a table that was captured before is not.
+#[derive(Debug)]
+pub struct Uncaptured<'a> {
+    /// Number of the table's name.
+    pub table: u32,
+    /// The kind that its rows are part of.
+    pub kind: &'a Kind,
+    /// The last place at which its rows are known.
+    pub from: Boundary,
+    /// The first place at which they are known again.
+    pub until: Option<Boundary>,
+    /// Why, as capture says it.
+    pub reason: &'a str,
 }
 
 /// Lookups over a whole catalog.
@@ -86,26 +123,15 @@ impl<'a> ShardIndex<'a> {
     }
 }
 
-/// A stretch `(after, upto]` of positions whose changes are not in the log.
-#[derive(Clone, Copy, Debug)]
-struct Hole {
-    after: Position,
-    upto: Position,
-}
-
 /// Lookups over one unbroken history.
 #[derive(Debug)]
 pub struct IncarnationIndex<'a> {
     /// What it indexes.
     pub history: &'a IncarnationHistory,
-    /// Every recovery point, ascending.
-    pub boundaries: Vec<Boundary>,
-    /// Those of `boundaries` that can be restored, ascending.
-    pub usable: Vec<Boundary>,
-    /// `earliest_from[i]`: the earliest stamp among `usable[i..]`; ascending, for a binary search by time.
-    earliest_from: Vec<Timestamp>,
-    /// The latest stamp of all recovery points.
-    latest: Option<Timestamp>,
+    /// Its recovery points.
+    pub points: Points,
+    /// Its log tells transactions apart, at least in parts.
+    pub has_commits: bool,
     /// By snapshot: its tables.
     pub snapshot_tables: Vec<Vec<TableRef>>,
     /// By segment: its tables.
@@ -114,54 +140,59 @@ pub struct IncarnationIndex<'a> {
     pub names: Vec<&'a str>,
     /// Whole-table events that reset a table, by segment: (segment, table, event).
     pub resets: Vec<(u32, u32, &'a TableEvent)>,
+    uncaptured: Vec<Uncaptured<'a>>,
     schemas: Vec<(Boundary, Schema)>,
 }
 
 impl<'a> IncarnationIndex<'a> {
     fn new(history: &'a IncarnationHistory) -> Self {
-        let boundaries = history.boundaries();
-        let usable = usable(history, &boundaries);
-        let mut earliest_from: Vec<_> = usable.iter().map(|boundary| boundary.at).collect();
-        for i in (1..earliest_from.len()).rev() {
-            earliest_from[i - 1] = earliest_from[i - 1].min(earliest_from[i]);
-        }
         let mut tables = TableNumbers::default();
         tables.walk(history);
-        let latest = boundaries.iter().map(|boundary| boundary.at).max();
         Self {
             history,
-            latest,
-            boundaries,
-            usable,
-            earliest_from,
+            points: Points::new(history),
+            has_commits: history.has_commits(),
             snapshot_tables: tables.snapshots,
             segment_tables: tables.segments,
             names: tables.names,
             resets: tables.resets,
+            uncaptured: tables.uncaptured,
             schemas: tables.schemas,
         }
     }
 
-    /// The last restorable recovery point stamped at or before `at`.
-    pub fn last_at_or_before(&self, at: Timestamp) -> Option<Boundary> {
-        let count = self.earliest_from.partition_point(|earliest| *earliest <= at);
-        count.checked_sub(1).map(|last| self.usable[last])
-    }
-
-    /// The last restorable recovery point below `position`.
-    pub fn last_below(&self, position: Position) -> Option<Boundary> {
-        let count = self.usable.partition_point(|boundary| boundary.position < position);
-        count.checked_sub(1).map(|last| self.usable[last])
-    }
-
-    /// The log reaches `at`.
+    /// The log reaches `at`, so that the cut for it is final: no commit to come can move it.
     pub fn covers(&self, at: Timestamp) -> bool {
-        self.latest.is_some_and(|latest| latest >= at)
+        // A poll of a shard without commits of its own says that no later write happened at or before its stamp; a
+        // commit of the same microsecond may still follow one.
+        self.points.latest.is_some_and(|latest| if self.has_commits { latest > at } else { latest >= at })
     }
 
-    /// The recovery point that follows `boundary` in the log, restorable or not.
-    pub fn next_after(&self, boundary: Boundary) -> Option<Boundary> {
-        self.boundaries.get(self.boundaries.partition_point(|candidate| *candidate <= boundary)).copied()
+    /// Every transaction between `point` and the next recovery point `next` would be a recovery point: there are none.
+    pub fn is_next_commit(&self, point: Boundary, next: Boundary) -> bool {
+        let segment = self.history.segment_at(next.position).map(|number| &self.history.segments[number]);
+        segment.is_some_and(|segment| {
+            segment.after.position <= point.position && !segment.recovery_commits().is_empty()
+        })
+    }
+
+    /// What a recovery point is, in a word or two.
+    pub fn word_for(&self, point: Boundary) -> &'static str {
+        if self.history.commit_at(point.position) { "commit" } else { "recovery point" }
+    }
+
+    /// The last restorable recovery point at or before `point` that no segment reaches across.
+    pub fn last_whole(&self, point: Boundary) -> Option<Boundary> {
+        match self.split_at(point) {
+            Some(segment) => self.points.last_upto(self.history.segments[segment].after),
+            None => Some(point),
+        }
+    }
+
+    /// The number of the segment that reaches across `point`, if one does: a part of it counts.
+    pub fn split_at(&self, point: Boundary) -> Option<usize> {
+        let number = self.history.segment_at(point.position)?;
+        (point.position < self.history.segments[number].boundary.position).then_some(number)
     }
 
     /// The number of the last snapshot at or before `boundary`.
@@ -170,7 +201,7 @@ impl<'a> IncarnationIndex<'a> {
         count.checked_sub(1)
     }
 
-    /// The number of the first segment that ends behind `boundary`.
+    /// The number of the first segment that ends behind `boundary`, if only by its stamp.
     pub fn first_segment_behind(&self, boundary: Boundary) -> usize {
         self.history.segments.partition_point(|segment| segment.boundary <= boundary)
     }
@@ -181,6 +212,21 @@ impl<'a> IncarnationIndex<'a> {
         count.checked_sub(1).map(|last| &self.schemas[last].1)
     }
 
+    /// Tables of `kind` whose rows at `boundary` are not known, since they were not captured then.
+    pub fn uncaptured_at<'s>(
+        &'s self,
+        kind: &'s Kind,
+        boundary: Boundary,
+    ) -> impl Iterator<Item = &'s Uncaptured<'a>> + 's {
+        let begun = move |table: &Uncaptured<'a>| match self.has_commits {
+            // Times of points are effective ones there.
+            true => table.from.position < boundary.position,
+            false => table.from < boundary,
+        };
+        let of_kind = self.uncaptured.iter().filter(move |table| table.kind == kind);
+        of_kind.filter(move |table| begun(table) && table.until.is_none_or(|until| boundary < until))
+    }
+
     /// Resets in segments `range`, ascending.
     pub fn resets_in(&self, range: std::ops::Range<usize>) -> &[(u32, u32, &'a TableEvent)] {
         let start = self.resets.partition_point(|(segment, ..)| (*segment as usize) < range.start);
@@ -189,60 +235,21 @@ impl<'a> IncarnationIndex<'a> {
     }
 }
 
-/// A recovery point can be restored if a snapshot lies at or before it and no hole between the two.
-fn usable(history: &IncarnationHistory, boundaries: &[Boundary]) -> Vec<Boundary> {
-    let holes = holes(history, boundaries);
-    let mut usable = Vec::with_capacity(boundaries.len());
-    let mut next_snapshot = 0;
-    let mut base: Option<Boundary> = None;
-    for boundary in boundaries {
-        while history.snapshots.get(next_snapshot).is_some_and(|snapshot| snapshot.boundary <= *boundary) {
-            base = Some(history.snapshots[next_snapshot].boundary);
-            next_snapshot += 1;
-        }
-        let Some(base) = base else { continue };
-        // A snapshot inside a hole is a base of its own: nothing lies between it and itself.
-        let crossed =
-            holes.iter().any(|hole| hole.after.max(base.position) < hole.upto.min(boundary.position));
-        if !crossed {
-            usable.push(*boundary);
-        }
-    }
-    usable
-}
-
-/// Recorded gaps, and places where one segment does not continue from its predecessor.
-fn holes(history: &IncarnationHistory, boundaries: &[Boundary]) -> Vec<Hole> {
-    let here = |boundary: &Boundary| boundaries.binary_search(boundary).is_ok();
-    let mut holes = Vec::new();
-    // A gap may start or end at a recovery point of another incarnation, whose positions mean nothing here.
-    for gap in history.gaps.iter().filter(|gap| here(&gap.after)) {
-        let end = gap.before.filter(here).map_or(Position(u64::MAX), |before| before.position);
-        holes.push(Hole { after: gap.after.position, upto: end });
-    }
-    let mut reached = Position(0);
-    for segment in &history.segments {
-        holes.push(Hole { after: reached, upto: segment.after.position });
-        reached = reached.max(segment.boundary.position);
-    }
-    holes.retain(|hole| hole.after < hole.upto);
-    holes
-}
-
 /// Numbers the tables and their definitions in the order of history.
 #[derive(Default)]
 struct TableNumbers<'a> {
     names: Vec<&'a str>,
     by_name: BTreeMap<&'a str, u32>,
-    /// By table: its definitions so far, each once.
-    versions: Vec<Vec<&'a CapturedTable>>,
+    /// By table: its definitions so far, each once, with their versions.
+    definitions: Vec<Vec<(&'a CapturedTable, u32)>>,
     /// The list of the last segment, to know it again where the next one shares it.
-    last_list: Option<(&'a [CapturedTable], Vec<TableRef>)>,
-    /// Tables there are now: the version of each.
-    current: BTreeMap<u32, u32>,
+    last_list: Option<(&'a [CapturedTable], Vec<Numbered>)>,
+    /// Tables there are now.
+    current: BTreeMap<u32, Numbered>,
     snapshots: Vec<Vec<TableRef>>,
     segments: Vec<Vec<TableRef>>,
     resets: Vec<(u32, u32, &'a TableEvent)>,
+    uncaptured: Vec<Uncaptured<'a>>,
     schemas: Vec<(Boundary, Schema)>,
 }
 
@@ -274,50 +281,60 @@ impl<'a> TableNumbers<'a> {
         let number = *self.by_name.entry(name).or_insert(next);
         if number == next {
             self.names.push(name);
-            self.versions.push(Vec::new());
+            self.definitions.push(Vec::new());
         }
         number
     }
 
-    fn table(&mut self, table: &'a CapturedTable) -> TableRef {
+    fn table(&mut self, table: &'a CapturedTable) -> Numbered {
         let number = self.number(&table.def.name);
-        let known = &mut self.versions[number as usize];
-        let version = known.iter().rposition(|candidate| *candidate == table).unwrap_or_else(|| {
-            known.push(table);
+        let known = &mut self.definitions[number as usize];
+        let definition = known.iter().rposition(|(candidate, _)| *candidate == table).unwrap_or_else(|| {
+            let alike = known.iter().find(|(candidate, _)| same_shape(candidate, table));
+            let next = known.iter().map(|(_, version)| version + 1).max().unwrap_or(0);
+            let version = alike.map_or(next, |(_, version)| *version);
+            known.push((table, version));
             known.len() - 1
         });
-        TableRef { table: number, version: version as u32 }
+        let at = TableRef { table: number, version: known[definition].1 };
+        Numbered { at, definition: definition as u32 }
     }
 
     fn snapshot(&mut self, snapshot: &'a muster_types::catalog::SnapshotInfo) {
-        let refs: Vec<TableRef> = snapshot.tables.iter().map(|table| self.table(table)).collect();
-        let tables = refs.iter().map(|table| (table.table, table.version)).collect();
-        self.snapshots.push(refs);
-        self.now(snapshot.boundary, tables);
+        let tables: Vec<Numbered> = snapshot.tables.iter().map(|table| self.table(table)).collect();
+        self.snapshots.push(refs(&tables));
+        tables.iter().for_each(|table| self.captured_again(table.at.table, snapshot.boundary));
+        self.now(snapshot.boundary, tables.iter().map(|table| (table.at.table, *table)).collect());
     }
 
     fn segment(&mut self, number: usize, segment: &'a muster_types::catalog::SegmentInfo) {
         let shared = self.last_list.take().filter(|(list, _)| std::ptr::eq(*list, &*segment.tables));
         let again = shared.is_some();
-        let refs = match shared {
-            Some((_, refs)) => refs,
+        let listed = match shared {
+            Some((_, listed)) => listed,
             None => segment.tables.iter().map(|table| self.table(table)).collect(),
         };
-        self.last_list = Some((&segment.tables, refs.clone()));
+        self.segments.push(refs(&listed));
         // What the segment before knew already, without an event since, is how things are.
-        if again && segment.table_events.is_empty() && refs.iter().all(|table| self.is_current(*table)) {
-            self.segments.push(refs);
+        if again && segment.table_events.is_empty() && listed.iter().all(|table| self.is_current(*table)) {
+            self.last_list = Some((&segment.tables, listed));
             return;
         }
         let mut tables = self.current.clone();
         for event in &segment.table_events {
             if event.event == TableEventKind::Undeclared {
+                self.not_captured(event, segment.after);
                 continue;
             }
             let table = self.number(&event.table);
             self.resets.push((number as u32, table, event));
-            if event.event == TableEventKind::Dropped {
-                tables.remove(&table);
+            match event.event {
+                TableEventKind::Dropped => {
+                    tables.remove(&table);
+                    self.captured_again(table, segment.boundary);
+                }
+                TableEventKind::Reread => self.captured_again(table, segment.boundary),
+                TableEventKind::Truncated | TableEventKind::Undeclared => {}
             }
         }
         let gone = |table: u32| {
@@ -325,26 +342,46 @@ impl<'a> TableNumbers<'a> {
                 segment.table_events.iter().rev().filter(|event| event.table == self.names[table as usize]);
             events.next().is_some_and(|last| last.event == TableEventKind::Dropped)
         };
-        tables
-            .extend(refs.iter().filter(|table| !gone(table.table)).map(|table| (table.table, table.version)));
-        self.segments.push(refs);
+        let there = listed.iter().filter(|table| !gone(table.at.table));
+        tables.extend(there.map(|table| (table.at.table, *table)));
+        self.last_list = Some((&segment.tables, listed));
         self.now(segment.boundary, tables);
     }
 
-    fn is_current(&self, table: TableRef) -> bool {
-        self.current.get(&table.table) == Some(&table.version)
+    /// What happened to a captured table behind `from` is not known any more.
+    fn not_captured(&mut self, event: &'a TableEvent, from: Boundary) {
+        let Some(known) = self.by_name.get(event.table.as_str()).and_then(|table| self.current.get(table))
+        else {
+            return;
+        };
+        let Numbered { at: TableRef { table, .. }, definition } = *known;
+        if self.uncaptured.iter().any(|known| known.table == table && known.until.is_none()) {
+            return;
+        }
+        let kind = &self.definitions[table as usize][definition as usize].0.kind;
+        self.uncaptured.push(Uncaptured { table, kind, from, until: None, reason: &event.reason });
+    }
+
+    /// The table's rows at `boundary` are known, or that it is gone.
+    fn captured_again(&mut self, table: u32, boundary: Boundary) {
+        let of_table = self.uncaptured.iter_mut().filter(|known| known.table == table);
+        of_table.filter(|known| known.until.is_none()).for_each(|known| known.until = Some(boundary));
+    }
+
+    fn is_current(&self, table: Numbered) -> bool {
+        self.current.get(&table.at.table) == Some(&table)
     }
 
     /// From `boundary` on there are these tables.
-    fn now(&mut self, boundary: Boundary, tables: BTreeMap<u32, u32>) {
+    fn now(&mut self, boundary: Boundary, tables: BTreeMap<u32, Numbered>) {
         if tables == self.current && !self.schemas.is_empty() {
             return;
         }
         self.current = tables;
         let mut by_kind: BTreeMap<Kind, Vec<(TableRef, &'a CapturedTable)>> = BTreeMap::new();
-        for (&table, &version) in &self.current {
-            let definition = self.versions[table as usize][version as usize];
-            let entry = (TableRef { table, version }, definition);
+        for &Numbered { at, definition } in self.current.values() {
+            let (definition, _) = self.definitions[at.table as usize][definition as usize];
+            let entry = (at, definition);
             by_kind.entry(definition.kind.clone()).or_default().push(entry);
         }
         let mut schema = Schema { number: self.schemas.len() as u32, ..Schema::default() };
@@ -357,4 +394,8 @@ impl<'a> TableNumbers<'a> {
         }
         self.schemas.push((boundary, schema));
     }
+}
+
+fn refs(tables: &[Numbered]) -> Vec<TableRef> {
+    tables.iter().map(|table| table.at).collect()
 }

@@ -6,10 +6,12 @@
 //! [`store_inputs`] turns one kind of it into [`TableInput`]s, for plans and for looking at rows.
 //!
 //! # Invariants
-//! - A frame is either wholly behind its base or left out: where a snapshot lies inside a frame, that table starts
-//!   from an earlier snapshot instead.
-//! - Base, changes and definition of a table agree; a definition that changes without the table being read again is
-//!   an error.
+//! - Of a frame that reaches across its base, a truncation or the recovery point, the part between counts, cut by
+//!   position. Its share of the counts is an estimate then.
+//! - In a log without commits, a table whose frame reaches across the snapshot starts from an earlier one, if there is
+//!   one, so that its counts are exact.
+//! - Base, changes and definition of a table agree in the shape of its rows; one that changes without the table being
+//!   read again is an error.
 //!
 //! # Errors
 //! [`InputError`] names shard, table and what the log cannot tell.
@@ -19,12 +21,12 @@ use std::sync::Arc;
 
 use muster_types::catalog::{Catalog, SiteTrace};
 use muster_types::plan::{BaseInput, ChangesInput, TableInput};
-use muster_types::segment::{FrameKind, LogFrame, TableEvent, TableEventKind};
+use muster_types::segment::{ChangeStamp, FrameKind, LogFrame, TableEvent, TableEventKind};
 use muster_types::snapshot::{Chunk, ObjectInfo, TableSlice};
 use muster_types::table::CapturedTable;
-use muster_types::{Boundary, Incarnation, Kind, ShardName, SiteId, SnapshotId};
+use muster_types::{Boundary, Incarnation, Kind, Position, ShardName, SiteId, SnapshotId, Timestamp};
 
-use crate::index::{CatalogIndex, IncarnationIndex, TableRef};
+use crate::index::{CatalogIndex, IncarnationIndex, TableRef, Uncaptured};
 
 /// Why a table's rows at a recovery point cannot be told from the repository.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,33 +45,67 @@ pub enum InputError {
         /// The point.
         boundary: Boundary,
     },
-    /// The only snapshot below the point was taken inside a frame of changes.
-    #[error("the snapshot at position {} lies inside a frame of changes to table {table}, and no earlier one is left", snapshot.position)]
-    SplitFrame {
-        /// The table.
-        table: String,
-        /// The snapshot.
-        snapshot: Boundary,
-    },
-    /// Changes before and after a truncation share a frame.
+    /// Changes before and after a truncation whose position is unknown share a frame.
     #[error("changes to table {table} before and after its truncation at {at} stand in one frame")]
     SplitTruncation {
         /// The table.
         table: String,
         /// The truncation.
-        at: muster_types::Timestamp,
+        at: Timestamp,
     },
-    /// Rows of one definition, changes of another.
+    /// Rows of one shape, changes of another.
     #[error("the definition of table {table} changed before {boundary_at} and the table was not read again")]
     DefinitionChanged {
         /// The table.
         table: String,
         /// The point.
-        boundary_at: muster_types::Timestamp,
+        boundary_at: Timestamp,
+    },
+    /// A table that was captured before was not when the point was reached.
+    #[error(
+        "table {table} was not captured behind {} (position {}), so that its rows at {boundary_at} are not known: {reason}",
+        from.at, from.position
+    )]
+    Uncaptured {
+        /// The table.
+        table: String,
+        /// The last place at which its rows are known.
+        from: Boundary,
+        /// The point.
+        boundary_at: Timestamp,
+        /// Why, as capture says it.
+        reason: String,
     },
     /// An index of the catalog points nowhere.
     #[error("the catalog is damaged: {0}")]
     Damaged(String),
+}
+
+impl InputError {
+    pub(crate) fn uncaptured(
+        index: &IncarnationIndex<'_>,
+        table: &Uncaptured<'_>,
+        boundary: Boundary,
+    ) -> Self {
+        Self::Uncaptured {
+            table: index.names[table.table as usize].to_owned(),
+            from: table.from,
+            boundary_at: boundary.at,
+            reason: table.reason.to_owned(),
+        }
+    }
+
+    /// The way out.
+    pub(crate) fn hint(&self) -> String {
+        match self {
+            Self::Uncaptured { table, from, .. } => format!(
+                "choose a target at or before {}; for later ones let {table} be captured again (`muster check` names the \
+                 obstacle), or, if it is not wanted any more, take it out of the topology and take a snapshot",
+                from.at
+            ),
+            _ => "choose a target at or after the next snapshot of the shard".to_owned(),
+        }
+    }
 }
 
 /// Where a table's rows start from.
@@ -94,29 +130,107 @@ impl Base<'_> {
     }
 }
 
+/// A frame of changes, and which of them count: those behind `after` and not behind `upto`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FramePart<'a> {
+    /// The segment's number.
+    pub segment: u32,
+    /// The frame.
+    pub frame: &'a LogFrame,
+    /// See [`ChangesInput::after`].
+    pub after: Option<Position>,
+    /// See [`ChangesInput::upto`].
+    pub upto: Option<Position>,
+}
+
+impl<'a> FramePart<'a> {
+    /// What of `frame` lies behind `floor` and not behind `ceiling`; none if nothing does.
+    pub(crate) fn new(segment: u32, frame: &'a LogFrame, floor: Position, ceiling: Position) -> Option<Self> {
+        let mut part = Self { segment, frame, after: None, upto: None };
+        let Some((first, last)) = frame.span else { return Some(part) };
+        if last.key.position <= floor || first.key.position > ceiling {
+            return None;
+        }
+        part.after = Some(floor).filter(|floor| first.key.position <= *floor);
+        part.upto = Some(ceiling).filter(|ceiling| last.key.position > *ceiling);
+        Some(part)
+    }
+
+    /// Rows inserted, and whether that is exact.
+    pub(crate) fn inserts(&self) -> (u64, bool) {
+        self.share(self.frame.inserts, self.frame.span)
+    }
+
+    /// Rows deleted, and whether that is exact.
+    pub(crate) fn deletes(&self) -> (u64, bool) {
+        self.share(self.frame.deletes, self.frame.deletions)
+    }
+
+    /// The share of `count` changes, spread over `span`.
+    fn share(&self, count: u64, span: Option<(ChangeStamp, ChangeStamp)>) -> (u64, bool) {
+        let Some((first, last)) = span.map(|(first, last)| (first.key.position, last.key.position)) else {
+            return (count, true);
+        };
+        let from = self.after.unwrap_or_default().max(first);
+        let to = self.upto.unwrap_or(last).min(last);
+        let whole = self.after.is_none_or(|after| after < first) && to == last;
+        if count == 0 || whole {
+            return (count, true);
+        }
+        if to < first || self.after.is_some_and(|after| after >= last) {
+            return (0, true);
+        }
+        let share = u128::from(count) * u128::from(to.0.saturating_sub(from.0))
+            / u128::from((last.0 - first.0).max(1));
+        (u64::try_from(share).unwrap_or(count), false)
+    }
+}
+
 /// One table of one site at a recovery point.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TableState<'a> {
     /// Where the rows start from.
     pub base: Base<'a>,
-    /// Frames of changes behind it, by segment number.
-    pub changes: Vec<(u32, &'a LogFrame)>,
-    /// The definition that all of them have; none without base and changes.
+    /// Changes behind it.
+    pub changes: Vec<FramePart<'a>>,
+    /// The shape that all of them have; none without base and changes.
     version: Option<u32>,
+    /// Rows as an earlier base has them to be, where counting from this one gives an estimate.
+    counted: Option<u64>,
 }
 
 impl TableState<'_> {
-    /// Rows at the point, by the counts of the index.
+    /// Rows at the point, by the counts of the index. Where a frame is cut, an estimate, and never none: only reading
+    /// can tell.
     pub fn rows(&self) -> u64 {
+        let (rows, exact) = self.count();
+        if exact { rows } else { rows.max(1) }
+    }
+
+    fn count(&self) -> (u64, bool) {
+        if let Some(counted) = self.counted {
+            return (counted, true);
+        }
         let base: u64 = self.base.chunks().iter().map(|chunk| chunk.rows).sum();
-        let inserts: u64 = self.changes.iter().map(|(_, frame)| frame.inserts).sum();
-        let deletes: u64 = self.changes.iter().map(|(_, frame)| frame.deletes).sum();
-        (base + inserts).saturating_sub(deletes)
+        let (mut rows, mut deletes, mut exact) = (base, 0, true);
+        for part in &self.changes {
+            let (inserted, exactly_inserted) = part.inserts();
+            let (deleted, exactly_deleted) = part.deletes();
+            rows += inserted;
+            deletes += deleted;
+            exact &= exactly_inserted && exactly_deleted;
+        }
+        (rows.saturating_sub(deletes), exact)
+    }
+
+    /// A frame reaches across `position`, which is that of its base.
+    fn is_split_at(&self, position: Position) -> bool {
+        self.changes.iter().any(|part| part.after == Some(position))
     }
 
     /// Every chunk to read.
     fn all_chunks(&self) -> impl Iterator<Item = &Chunk> {
-        let changes = self.changes.iter().flat_map(|(_, frame)| &frame.chunks);
+        let changes = self.changes.iter().flat_map(|part| &part.frame.chunks);
         self.base.chunks().iter().chain(changes)
     }
 }
@@ -135,24 +249,27 @@ pub fn site_tables<'a>(
 ) -> Result<SiteTables<'a>, InputError> {
     let snapshot = index.snapshot_below(boundary).ok_or(InputError::MissingSnapshot { boundary })?;
     let mut states = Walk { index, trace, boundary, snapshot, only: None }.run()?;
-    let split: Vec<u32> =
-        states.iter().filter(|(_, state)| is_split(state)).map(|(table, _)| *table).collect();
-    for table in split {
-        for earlier in (0..snapshot).rev() {
+    let base_of = |snapshot: usize| index.history.snapshots[snapshot].boundary.position;
+    let split = |state: &TableState<'a>| state.is_split_at(base_of(snapshot)) && !state.count().1;
+    for (&table, state) in &mut states {
+        let Ok(state) = state else { continue };
+        for earlier in (0..snapshot).rev().take_while(|_| split(state)) {
             let walk = Walk { index, trace, boundary, snapshot: earlier, only: Some(table) };
-            let state = walk.run()?.remove(&table).unwrap_or_else(|| Ok(TableState::default()));
-            let done = !is_split(&state);
-            states.insert(table, state);
-            if done {
+            let Ok(found) = walk.run()?.remove(&table).unwrap_or_else(|| Ok(TableState::default())) else {
                 break;
+            };
+            if found.is_split_at(base_of(earlier)) {
+                continue;
             }
+            if index.has_commits {
+                state.counted = Some(found.count()).filter(|(_, exact)| *exact).map(|(rows, _)| rows);
+            } else {
+                *state = found;
+            }
+            break;
         }
     }
     Ok(states)
-}
-
-fn is_split(state: &Result<TableState<'_>, InputError>) -> bool {
-    matches!(state, Err(InputError::SplitFrame { .. }))
 }
 
 /// One pass from a snapshot to a recovery point.
@@ -164,6 +281,16 @@ struct Walk<'i, 'a> {
     only: Option<u32>,
 }
 
+/// What is known so far.
+#[derive(Default)]
+struct Known<'a> {
+    states: SiteTables<'a>,
+    /// Changes up to here are part of every base.
+    base: Position,
+    /// By table that went as a whole later: changes up to here do not count.
+    floors: BTreeMap<u32, Position>,
+}
+
 impl<'a> Walk<'_, 'a> {
     fn wanted(&self, table: u32) -> bool {
         self.only.is_none_or(|only| only == table)
@@ -173,59 +300,79 @@ impl<'a> Walk<'_, 'a> {
         let snapshot = self.index.history.snapshots.get(self.snapshot);
         let base =
             snapshot.map(|snapshot| snapshot.boundary).ok_or_else(|| damaged("snapshot", self.snapshot))?;
-        let mut states = SiteTables::new();
+        let mut known = Known { base: base.position, ..Known::default() };
         for slice in self.trace.snapshots.get(&(self.snapshot as u32)).into_iter().flatten() {
             let table = lookup(&self.index.snapshot_tables, self.snapshot, slice.table)?;
             if self.wanted(table.table) {
                 let base = Base::Slice(self.snapshot as u32, slice);
-                let state = TableState { base, changes: Vec::new(), version: Some(table.version) };
-                states.insert(table.table, Ok(state));
+                let state = TableState { base, version: Some(table.version), ..TableState::default() };
+                known.states.insert(table.table, Ok(state));
             }
         }
         let first = self.index.first_segment_behind(base);
-        let end = self.index.first_segment_behind(self.boundary).max(first);
-        let resets = self.index.resets_in(first..end);
-        let mut next_reset = 0;
-        let frames = self.trace.segments.range(first as u32..end as u32);
-        for (&segment, frames) in frames {
-            while resets.get(next_reset).is_some_and(|reset| reset.0 < segment) {
-                self.reset(&mut states, &resets[next_reset]);
-                next_reset += 1;
+        let whole = self.index.first_segment_behind(self.boundary).max(first);
+        let end = self.index.split_at(self.boundary).map_or(whole, |split| whole.max(split + 1));
+        let mut resets = self.index.resets_in(first..end).iter().peekable();
+        for (&segment, frames) in self.trace.segments.range(first as u32..end as u32) {
+            while let Some(reset) = resets.next_if(|reset| reset.0 < segment) {
+                self.reset(&mut known, reset);
             }
-            let here = resets[next_reset..].iter().take_while(|reset| reset.0 == segment).count();
-            let resets_here = &resets[next_reset..next_reset + here];
-            next_reset += here;
-            self.segment(&mut states, segment, frames, resets_here, base)?;
+            let mut here = Vec::new();
+            while let Some(reset) = resets.next_if(|reset| reset.0 == segment) {
+                if self.reset(&mut known, reset) {
+                    here.push(*reset);
+                }
+            }
+            self.segment(&mut known, segment, frames, &here)?;
         }
-        for reset in &resets[next_reset..] {
-            self.reset(&mut states, reset);
+        for reset in resets {
+            self.reset(&mut known, reset);
         }
-        Ok(states)
+        Ok(known.states)
     }
 
-    fn reset(&self, states: &mut SiteTables<'a>, reset: &(u32, u32, &TableEvent)) {
-        if self.wanted(reset.1) {
-            states.remove(&reset.1);
+    /// Whether the event lies between the base and the point; what was known of the table is void then.
+    fn reset(&self, known: &mut Known<'a>, reset: &(u32, u32, &TableEvent)) -> bool {
+        let (segment, table, event) = *reset;
+        // Whole readings stand at the end of their segment; so does what has no place of its own.
+        let end = self.index.history.segments[segment as usize].boundary;
+        let placed = event.position.filter(|_| event.event != TableEventKind::Reread);
+        let counts = match placed {
+            // The event stands right before the commit that truncates, where a base or a cut may stand, too.
+            Some(position) if event.event == TableEventKind::Truncated => {
+                known.base <= position && position < self.boundary.position
+            }
+            Some(position) => known.base < position && position <= self.boundary.position,
+            None => end.position <= self.boundary.position,
+        };
+        if !counts || !self.wanted(table) {
+            return false;
         }
+        known.states.remove(&table);
+        let floor = match event.event {
+            TableEventKind::Truncated => placed,
+            _ => Some(placed.unwrap_or(end.position)),
+        };
+        if let Some(floor) = floor {
+            known.floors.insert(table, floor);
+        }
+        true
     }
 
     fn segment(
         &self,
-        states: &mut SiteTables<'a>,
+        known: &mut Known<'a>,
         segment: u32,
         frames: &'a [LogFrame],
         resets: &[(u32, u32, &TableEvent)],
-        base: Boundary,
     ) -> Result<(), InputError> {
-        for reset in resets {
-            self.reset(states, reset);
-        }
+        let end = self.index.history.segments[segment as usize].boundary;
         for frame in frames.iter().filter(|frame| frame.kind == FrameKind::Rows) {
             let table = lookup(&self.index.segment_tables, segment as usize, frame.table)?;
-            if self.wanted(table.table) {
+            if self.wanted(table.table) && end.position <= self.boundary.position {
                 let base = Base::Reread(segment, frame);
-                let state = TableState { base, changes: Vec::new(), version: Some(table.version) };
-                states.insert(table.table, Ok(state));
+                let state = TableState { base, version: Some(table.version), ..TableState::default() };
+                known.states.insert(table.table, Ok(state));
             }
         }
         // Frames of one table differ in their mark; the fold merges them by position, the order here is by their start.
@@ -235,7 +382,7 @@ impl<'a> Walk<'_, 'a> {
         for frame in changes {
             let table = lookup(&self.index.segment_tables, segment as usize, frame.table)?;
             if self.wanted(table.table) {
-                self.changes(states, segment, frame, table, resets, base);
+                self.changes(known, segment, frame, table, resets);
             }
         }
         Ok(())
@@ -243,63 +390,40 @@ impl<'a> Walk<'_, 'a> {
 
     fn changes(
         &self,
-        states: &mut SiteTables<'a>,
+        known: &mut Known<'a>,
         segment: u32,
         frame: &'a LogFrame,
         table: TableRef,
         resets: &[(u32, u32, &TableEvent)],
-        base: Boundary,
     ) {
-        let state = states.entry(table.table).or_insert_with(|| Ok(TableState::default()));
-        let Ok(known) = state else { return };
-        if matches!(known.base, Base::Reread(read, _) if read == segment) {
+        let floor = known.floors.get(&table.table).copied().unwrap_or_default().max(known.base);
+        let Some(part) = FramePart::new(segment, frame, floor, self.boundary.position) else { return };
+        let state = known.states.entry(table.table).or_insert_with(|| Ok(TableState::default()));
+        let Ok(found) = state else { return };
+        let name = || self.index.names[table.table as usize].to_owned();
+        if let Some(at) = unplaced_truncation(table.table, resets) {
+            match frame.span {
+                Some((_, last)) if last.at <= at => return,
+                Some((first, _)) if first.at <= at => {
+                    *state = Err(InputError::SplitTruncation { table: name(), at });
+                    return;
+                }
+                _ => {}
+            }
+        }
+        if found.version.is_some_and(|version| version != table.version) {
+            *state = Err(InputError::DefinitionChanged { table: name(), boundary_at: self.boundary.at });
             return;
         }
-        let name = || self.index.names[table.table as usize].to_owned();
-        match self.place(frame, table.table, resets, base) {
-            Place::Before => {}
-            Place::SplitBySnapshot => *state = Err(InputError::SplitFrame { table: name(), snapshot: base }),
-            Place::SplitByTruncation(at) => *state = Err(InputError::SplitTruncation { table: name(), at }),
-            Place::Behind if known.version.is_some_and(|version| version != table.version) => {
-                *state = Err(InputError::DefinitionChanged { table: name(), boundary_at: self.boundary.at });
-            }
-            Place::Behind => {
-                known.version = Some(table.version);
-                known.changes.push((segment, frame));
-            }
-        }
-    }
-
-    /// Where a frame of changes lies, seen from its base.
-    fn place(
-        &self,
-        frame: &LogFrame,
-        table: u32,
-        resets: &[(u32, u32, &TableEvent)],
-        base: Boundary,
-    ) -> Place {
-        let Some((first, last)) = frame.span else { return Place::Behind };
-        if last.key.position <= base.position {
-            return Place::Before;
-        }
-        let reset = resets.iter().rev().find(|reset| reset.1 == table).map(|reset| reset.2);
-        match reset.map(|event| (event.event, event.at)) {
-            // The whole reading, or the end of the table, stands at the segment's boundary, behind every change in it.
-            Some((TableEventKind::Reread | TableEventKind::Dropped, _)) => Place::Before,
-            Some((TableEventKind::Truncated, at)) if last.at <= at => Place::Before,
-            Some((TableEventKind::Truncated, at)) if first.at <= at => Place::SplitByTruncation(at),
-            _ if first.key.position <= base.position => Place::SplitBySnapshot,
-            _ => Place::Behind,
-        }
+        found.version = Some(table.version);
+        found.changes.push(part);
     }
 }
 
-/// See [`Walk::place`].
-enum Place {
-    Before,
-    Behind,
-    SplitBySnapshot,
-    SplitByTruncation(muster_types::Timestamp),
+/// When a table was truncated, if that is its last event and its place is not known.
+fn unplaced_truncation(table: u32, resets: &[(u32, u32, &TableEvent)]) -> Option<Timestamp> {
+    let last = resets.iter().rev().find(|reset| reset.1 == table).map(|reset| reset.2)?;
+    (last.event == TableEventKind::Truncated && last.position.is_none()).then_some(last.at)
 }
 
 fn damaged(what: &str, number: usize) -> InputError {
@@ -322,7 +446,7 @@ pub struct StoreInputs {
     pub objects: Vec<ObjectInfo>,
     /// The oldest snapshot used.
     pub snapshot: Option<SnapshotId>,
-    /// Rows by the counts of the index.
+    /// Rows by the counts of the index; an estimate where a frame is cut.
     pub rows: u64,
     /// Compressed bytes to read.
     pub bytes: u64,
@@ -407,6 +531,10 @@ pub(crate) fn assemble(
     let (Some(tables), Some(refs)) = (schema.kinds.get(kind), schema.refs.get(kind)) else {
         return Ok(store);
     };
+    let there = |table: u32| refs.iter().any(|known| known.table == table);
+    if let Some(table) = index.uncaptured_at(kind, boundary).find(|table| there(table.table)) {
+        return Err(InputError::uncaptured(index, table, boundary));
+    }
     store.tables = Arc::clone(tables);
     let mut oldest: Option<u32> = None;
     for (number, table) in refs.iter().enumerate() {
@@ -453,9 +581,9 @@ fn fill(
             Some(BaseInput { object, chunks: frame.chunks.clone(), rows_digest })
         }
     };
-    for (segment, frame) in &state.changes {
-        let object = objects.number(segment_data(index, *segment)?);
-        input.changes.push(ChangesInput { object, chunks: frame.chunks.clone() });
+    for &FramePart { segment, frame, after, upto } in &state.changes {
+        let object = objects.number(segment_data(index, segment)?);
+        input.changes.push(ChangesInput { object, chunks: frame.chunks.clone(), after, upto });
     }
     Ok(())
 }

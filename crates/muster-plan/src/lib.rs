@@ -25,6 +25,7 @@ pub mod index;
 pub mod inputs;
 pub mod order;
 pub mod planner;
+pub mod points;
 pub mod recovery;
 pub mod stores;
 pub mod synthetic;

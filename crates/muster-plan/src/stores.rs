@@ -152,6 +152,9 @@ impl<'a> Finder<'a> {
             let text = format!("the site has no rows at its target {}", asked.target);
             found.notes.push(unknown_site(&asked.site, &text));
         }
+        let missing: Vec<Note> =
+            found.stores.iter().flat_map(|store| self.missing(&asked.site, store)).collect();
+        found.notes.extend(missing);
         self.add_rowless(&mut found);
         let rank = |store: &FoundStore| self.graph.rank(&store.kind);
         found.stores.sort_by_key(rank);
@@ -272,6 +275,20 @@ impl<'a> Finder<'a> {
         schema.and_then(|schema| schema.kinds.get(kind)).map(Arc::clone).unwrap_or_default()
     }
 
+    /// Declared tables that a snapshot below the point had to leave out: without them the store would come back short.
+    fn missing(&self, site: &SiteId, store: &FoundStore) -> Vec<Note> {
+        let Some(shard) = self.index.shard(&store.source) else { return Vec::new() };
+        let incarnation = &shard.incarnations[store.point.number];
+        let boundary = store.point.boundary;
+        let left_out = incarnation.uncaptured_at(&store.kind, boundary).filter(|table| {
+            let name = incarnation.names[table.table as usize];
+            self.topology.tables.contains_key(name) && store.tables.iter().all(|known| known.def.name != name)
+        });
+        left_out
+            .map(|table| unreadable(site, store, &InputError::uncaptured(incarnation, table, boundary)))
+            .collect()
+    }
+
     /// Adds the rebuilt and external kinds of a site that has any store. They stand at the recovery point of the
     /// directory's store (or the first one), in a shard that hosts them or else in that store's.
     fn add_rowless(&self, found: &mut SiteStores) {
@@ -372,8 +389,7 @@ pub(crate) fn states_at<'a>(
 /// What to read for a store cannot be told.
 pub(crate) fn unreadable(site: &SiteId, store: &FoundStore, problem: &InputError) -> Note {
     let text = format!("shard {}: {problem}", store.source);
-    let hint = "choose a target at or after the next snapshot of the shard";
-    note(Severity::Error, "unreadable-log", format!("{site}/{}", store.kind), text, hint)
+    note(Severity::Error, "unreadable-log", format!("{site}/{}", store.kind), text, problem.hint())
 }
 
 /// Builds a note.
@@ -388,7 +404,7 @@ pub(crate) fn note(
 }
 
 fn unknown_site(site: &SiteId, text: &str) -> Note {
-    let hint = "check the id and the target with `muster history`; an earlier target may have rows";
+    let hint = "check the id with `muster sites` and the target with `muster history`; an earlier target may have rows";
     note(Severity::Error, "unknown-site", site.to_string(), text, hint)
 }
 

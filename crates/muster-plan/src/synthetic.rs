@@ -102,6 +102,7 @@ pub fn topology(fleet: Fleet) -> Result<Topology, IdError> {
             poll_interval_milliseconds: 1_000,
             watermark_interval_seconds: 60,
             snapshot_seconds_max: 3_600,
+            wal_bytes_max: 64 << 30,
         },
         limits: RunLimits { s3_requests: 64, bytes_in_flight: 1 << 30, stage_slots: 16, attempts: 5 },
         directory: Directory {
@@ -241,6 +242,7 @@ fn shard_history(number: u32, fleet: Fleet, tables: &[CapturedTable]) -> Result<
         tables: Arc::clone(&shared),
         marks: Vec::new(),
         table_events: Vec::new(),
+        commits: Vec::new(),
         clock_offset_micros: (0, 500),
     });
     let incarnation = IncarnationHistory {
@@ -318,7 +320,7 @@ fn site_history(site: u32, fleet: Fleet, tables: u32) -> Result<SiteHistory, IdE
         users: u64::from(scatter(site, 9) % 500),
         licensed: Vec::new(),
     };
-    Ok(SiteHistory { traces: vec![trace], facts: Some(facts) })
+    Ok(SiteHistory { traces: vec![trace], facts: Some(facts), facts_unread: None })
 }
 
 fn frame(site: u32, table: u32, segment: u32, (inserts, updates, deletes): (u64, u64, u64)) -> LogFrame {

@@ -10,7 +10,8 @@
 mod support;
 
 use muster_plan::{DetectOptions, DetectedStore, Detection, detect, history};
-use muster_types::segment::TableEventKind;
+use muster_types::segment::{ChangeStamp, Commit, TableEventKind};
+use muster_types::{Boundary, ChangeKey, Position};
 use proptest::prelude::*;
 use support::*;
 
@@ -40,6 +41,82 @@ fn delete_marked(script: &mut Script, name: &str, seconds: f64, mark: Option<&st
     for table in script.tables.clone().into_iter().rev() {
         let held = script.rows.get(&(site(name), table.def.name.clone())).copied().unwrap_or(0);
         script.change_marked(name, &table.def.name, seconds, -held, mark);
+    }
+}
+
+/// Gives the last segment these commits, `positions` behind its begin at the seconds given, and ends it behind them.
+fn commits(script: &mut Script, commits: &[(u64, f64)]) -> Vec<Position> {
+    let segment = script.history.segments.last_mut().unwrap();
+    let begin = segment.after.position.0;
+    let commit =
+        |&(offset, seconds): &(u64, f64)| Commit { position: Position(begin + offset), at: at(seconds) };
+    segment.commits = commits.iter().map(commit).collect();
+    segment.boundary.position = segment.commits.last().unwrap().position;
+    (script.position, script.last) = (segment.boundary.position.0, segment.boundary);
+    segment.commits.iter().map(|commit| commit.position).collect()
+}
+
+/// Puts all changes of a site in the last segment into one commit.
+fn into_one_commit(script: &mut Script, name: &str, position: Position) {
+    let number = script.history.segments.len() as u32 - 1;
+    let frames = script.traces.get_mut(&site(name)).unwrap().segments.get_mut(&number).unwrap();
+    let mut ordinal = 0;
+    for frame in frames {
+        let moved =
+            |stamp: ChangeStamp, ordinal| ChangeStamp { key: ChangeKey { position, ordinal }, ..stamp };
+        let last = ordinal + frame.inserts + frame.deletes - 1;
+        frame.span = frame.span.map(|(a, b)| (moved(a, ordinal), moved(b, last)));
+        frame.deletions = frame.deletions.map(|(a, b)| (moved(a, ordinal), moved(b, last)));
+        ordinal = last + 1;
+    }
+}
+
+#[test]
+fn a_site_deleted_in_one_commit_comes_back_to_the_commit_before() {
+    let mut script = two_sites();
+    delete_site(&mut script, "a", 10.5);
+    script.poll(12.0);
+    let positions = commits(&mut script, &[(500, 10.2), (900, 10.5), (905, 10.7), (2_000, 12.0)]);
+    into_one_commit(&mut script, "a", positions[1]);
+    let detection = found(&[&script], 5.0, 60.0);
+    assert_eq!(names(&detection), ["a"]);
+    for store in &detection.lost[0].stores {
+        assert_eq!(store.before.as_ref().map(|before| before.position), Some(positions[1]));
+        assert_eq!(store.reached, Some(Boundary { position: positions[0], at: at(10.2) }));
+    }
+    assert_eq!((detection.lost[0].rows_before, detection.lost[0].rows_after), (111, 0));
+}
+
+#[test]
+fn rows_replaced_within_a_commit_are_neither_lost_nor_gained() {
+    let mut script = two_sites();
+    script.change("a", "issues", 10.5, 10).change("a", "issues", 10.5, -10);
+    script.poll(12.0);
+    let positions = commits(&mut script, &[(900, 10.5), (2_000, 12.0)]);
+    into_one_commit(&mut script, "a", positions[0]);
+    delete_site(&mut script, "a", 20.0);
+    script.poll(21.0);
+    let detection = found(&[&script], 5.0, 60.0);
+    assert_eq!((detection.lost[0].rows_before, detection.lost[0].rows_after), (111, 0));
+}
+
+#[test]
+fn truncated_tables_are_losses_of_every_site_that_had_rows() {
+    let mut script = two_sites();
+    let tables: Vec<String> = script.tables.iter().map(|table| table.def.name.clone()).collect();
+    let events = tables.iter().map(|table| (table.as_str(), TableEventKind::Truncated)).collect();
+    script.poll_with(12.0, events);
+    let positions = commits(&mut script, &[(500, 10.2), (900, 10.5), (2_000, 12.0)]);
+    for event in &mut script.history.segments.last_mut().unwrap().table_events {
+        (event.at, event.position) = (at(10.5), Some(positions[1]));
+    }
+    let detection = found(&[&script], 5.0, 60.0);
+    assert_eq!(names(&detection), ["a", "b"]);
+    assert_eq!(detection.table_losses.len(), tables.len());
+    for store in detection.lost.iter().flat_map(|lost| &lost.stores) {
+        assert_eq!((store.rows_after, store.first_loss_at), (0, at(10.5)));
+        assert_eq!(store.before.as_ref().map(|before| before.position), Some(positions[1]));
+        assert_eq!(store.reached.map(|reached| reached.position), Some(positions[0]));
     }
 }
 

@@ -290,6 +290,44 @@ fn tables_that_the_topology_does_not_know() {
 }
 
 #[test]
+fn a_table_that_is_not_captured_any_more() {
+    let mut script = one_site();
+    script.change("a", "users", 11.0, 1);
+    script.poll(15.0);
+    script.change("a", "pages", 16.0, 1);
+    script.poll_with(20.0, vec![("users", TableEventKind::Undeclared)]);
+    script.poll(30.0);
+    let mut case = Case::of(&[&script]);
+    case.request.incident.sites[0].target = at(17.0);
+    case.expect_none("unreadable-log");
+    case.request.incident.sites[0].target = at(25.0);
+    let note = case.expect("unreadable-log", Severity::Error, "site:a/identity");
+    assert!(note.text.contains("table users") && note.text.contains("scripted"), "{}", note.text);
+    assert!(note.hint.contains(&at(15.0).to_string()), "{}", note.hint);
+
+    // A snapshot without it makes nothing known; one that has it, or a whole reading, does.
+    let users = script.tables.iter().position(|table| table.def.name == "users").unwrap();
+    let users = script.tables.remove(users);
+    script.rows.retain(|(_, table), _| table != "users");
+    script.snapshot(40.0);
+    script.poll(50.0);
+    let mut case = Case::of(&[&script]);
+    case.request.incident.sites[0].target = at(45.0);
+    case.expect("unreadable-log", Severity::Error, "site:a/identity");
+    case.topology.tables.remove("users");
+    case.expect_none("unreadable-log");
+    script.tables.push(users);
+    script.unseen("a", "users", 4);
+    script.poll_with(60.0, vec![("users", TableEventKind::Reread)]);
+    script.poll(70.0);
+    let mut case = Case::of(&[&script]);
+    case.request.incident.sites[0].target = at(55.0);
+    case.expect("unreadable-log", Severity::Error, "site:a/identity");
+    case.request.incident.sites[0].target = at(65.0);
+    case.expect_none("unreadable-log");
+}
+
+#[test]
 fn claimed_by_run() {
     let mut case = Case::new();
     case.live("licence", |live| live.claimed_by = Some("run-7".to_owned()));

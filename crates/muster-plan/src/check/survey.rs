@@ -8,9 +8,10 @@ use muster_types::plan::{Note, Severity};
 use muster_types::request::PlanRequest;
 use muster_types::segment::TableEventKind;
 use muster_types::topology::{KindMode, Topology};
-use muster_types::{Kind, ShardName, SiteId, Timestamp};
+use muster_types::{Boundary, Kind, ShardName, SiteId, Timestamp};
 
 use crate::planner::tier_targets;
+use crate::points::LateCommits;
 use crate::stores::{Finder, FoundStore, SiteStores, note};
 
 /// Gathers findings site by site; those of one cause over many sites are counted until [`Survey::finish`].
@@ -22,6 +23,9 @@ pub(crate) struct Survey<'a> {
     gaps: BTreeMap<(ShardName, String), Vec<String>>,
     /// By shard: stores whose target the log does not reach.
     uncovered: BTreeMap<ShardName, Vec<String>>,
+    /// By shard, incarnation and point reached: commits behind it with times at or before a target, the latest target's,
+    /// and the stores that it concerns.
+    late: BTreeMap<(ShardName, usize, Boundary), (LateCommits, Vec<String>)>,
     /// Incarnations read from, and up to where.
     read: BTreeMap<(ShardName, usize), Timestamp>,
     /// Sites whose stores stand at different moments, and by how much.
@@ -38,6 +42,7 @@ impl<'a> Survey<'a> {
             notes: Vec::new(),
             gaps: BTreeMap::new(),
             uncovered: BTreeMap::new(),
+            late: BTreeMap::new(),
             read: BTreeMap::new(),
             skewed: Vec::new(),
             undeclared: BTreeMap::new(),
@@ -88,6 +93,12 @@ impl<'a> Survey<'a> {
         for store in &found.stores {
             self.store(asked, store, &facts);
         }
+        if let Some(reason) = history.and_then(|history| history.facts_unread.as_ref()) {
+            let text = format!("its directory or licence rows cannot be read: {reason}");
+            let hint = "its tier, region and licences are unknown and not compared until then; bring the object back from \
+                        the bucket's versions or replica, then plan again";
+            self.notes.push(note(Severity::Warning, "facts-unread", asked.site.to_string(), text, hint));
+        }
         self.dependencies(asked, found, &facts);
         self.losses(asked, found, &facts);
     }
@@ -101,6 +112,14 @@ impl<'a> Survey<'a> {
             self.gaps.entry((store.source.clone(), reason.clone())).or_default().push(subject.clone());
         } else if !store.point.covered {
             self.uncovered.entry(store.source.clone()).or_default().push(subject.clone());
+        }
+        if let Some(late) = store.point.late {
+            let place = (store.source.clone(), store.point.number, store.point.boundary);
+            let (most, stores) = self.late.entry(place).or_insert((late, Vec::new()));
+            if late.commits > most.commits {
+                *most = late;
+            }
+            stores.push(subject.clone());
         }
         if store.source != store.shard {
             let text = format!(
@@ -215,6 +234,7 @@ impl<'a> Survey<'a> {
                 "run `muster capture --once` and plan again, or accept what the point reached leaves out";
             self.notes.push(note(Severity::Warning, "target-not-covered", shard.as_str(), text, hint));
         }
+        self.late_notes();
         self.table_notes();
         self.skew_note();
         self.notes
@@ -228,6 +248,23 @@ impl<'a> Survey<'a> {
             let text = format!("{key}; the target of {} lies in this gap of the log", some_of(stores));
             let hint = format!("accept the loss with --accept-gap '{key}', or choose another target");
             self.notes.push(note(severity, "log-gap", shard.as_str(), text, hint));
+        }
+    }
+
+    fn late_notes(&mut self) {
+        for ((shard, _, reached), (late, stores)) in &self.late {
+            let commits = if late.commits == 1 { "commit" } else { "commits" };
+            let text = format!(
+                "{} {commits} behind {} (position {}) of the shard's log, from position {} on, have times at or before \
+                 the target of {}, and come too late for it: a commit before them is behind the target",
+                late.commits,
+                reached.at,
+                reached.position,
+                late.first,
+                some_of(stores)
+            );
+            let hint = "to have them too, name a later time, or a position behind theirs";
+            self.notes.push(note(Severity::Info, "late-commits", shard.as_str(), text, hint));
         }
     }
 

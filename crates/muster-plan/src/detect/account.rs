@@ -3,13 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use muster_types::catalog::{SiteHistory, SiteTrace};
-use muster_types::segment::{ChangeStamp, FrameKind, LogFrame, Mark};
+use muster_types::segment::{ChangeStamp, FrameKind, LogFrame, Mark, TableEvent, TableEventKind};
 use muster_types::topology::Topology;
 use muster_types::{Incarnation, Kind, Position, ShardName, SiteId, Timestamp};
 
 use super::MarkedLoss;
 use crate::index::{CatalogIndex, IncarnationIndex};
-use crate::inputs::{TableState, site_tables};
+use crate::inputs::{FramePart, TableState, site_tables};
+
+/// Behind every change.
+const EVERYTHING: Position = Position(u64::MAX);
 
 /// Rows that came to a site by moving there: such an insert has the position of the delete in the site that the row
 /// left, and a later ordinal.
@@ -25,13 +28,7 @@ impl<'a> Moves<'a> {
         for trace in index.catalog.sites.values().flat_map(|site| &site.traces) {
             for (&segment, frames) in &trace.segments {
                 for frame in frames {
-                    let Some((first, last)) = frame.span else { continue };
-                    let ends: BTreeSet<Position> = [first, last]
-                        .into_iter()
-                        .filter(|stamp| stamp.key.ordinal > 0)
-                        .map(|stamp| stamp.key.position)
-                        .collect();
-                    for position in ends {
+                    for position in arrivals_of(frame) {
                         let place = (&trace.shard, trace.incarnation, segment, frame.table, position);
                         *arrivals.entry(place).or_default() += frame.inserts;
                     }
@@ -46,11 +43,21 @@ impl<'a> Moves<'a> {
         let Some((first, last)) = frame.deletions else { return 0 };
         let at = |position: Position| {
             let place = (&trace.shard, trace.incarnation, segment, frame.table, position);
-            self.arrivals.get(&place).copied().unwrap_or(0)
+            let all = self.arrivals.get(&place).copied().unwrap_or(0);
+            // What the site itself was given in the same commit did not leave it.
+            let own = trace.segments.get(&segment).into_iter().flatten();
+            let own = own.filter(|own| own.table == frame.table && arrivals_of(own).contains(&position));
+            all.saturating_sub(own.map(|own| own.inserts).sum())
         };
         let (first, last) = (first.key.position, last.key.position);
         at(first).max(at(last)).min(frame.deletes)
     }
+}
+
+/// Where the first and the last change of a frame stand, if they may be arrivals.
+fn arrivals_of(frame: &LogFrame) -> BTreeSet<Position> {
+    let ends = frame.span.into_iter().flat_map(|(first, last)| [first, last]);
+    ends.filter(|stamp| stamp.key.ordinal > 0).map(|stamp| stamp.key.position).collect()
 }
 
 /// What one segment did to a store.
@@ -65,8 +72,17 @@ pub(super) struct Step {
     pub(super) marked_gain: i64,
     /// First and last deletion that Muster did not make.
     pub(super) deletions: Option<(ChangeStamp, ChangeStamp)>,
-    /// A whole table went, or was read again: when that was known.
-    pub(super) whole_table_at: Option<Timestamp>,
+    /// A whole table went, or was read again.
+    pub(super) whole_table: Option<WholeTable>,
+}
+
+/// The first loss of a whole table in a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct WholeTable {
+    /// When it was known.
+    pub(super) at: Timestamp,
+    /// Where it stands in the log, if that is known.
+    pub(super) position: Option<Position>,
 }
 
 /// One store in one incarnation of its shard.
@@ -119,13 +135,16 @@ impl<'a> SiteAccount<'a> {
             let number = trace.incarnation as usize;
             let Some(incarnation) = shard.incarnations.get(number) else { continue };
             // An incarnation counts from its last recovery point before the window, or from its first one in it.
-            let before = incarnation.last_at_or_before(from.plus_micros(-1));
-            let Some(start) = before.or(incarnation.usable.first().copied()) else { continue };
-            let replaced = |one: &IncarnationIndex<'_>| one.last_at_or_before(from.plus_micros(-1)).is_some();
+            let just_before = from.plus_micros(-1);
+            let before = incarnation.points.last_at_or_before(just_before);
+            // Whole segments are counted exactly.
+            let before = before.map(|point| incarnation.last_whole(point).unwrap_or(point));
+            let Some(start) = before.or(incarnation.points.first()) else { continue };
+            let replaced = |one: &IncarnationIndex<'_>| one.points.last_at_or_before(just_before).is_some();
             if start.at > to || shard.incarnations[number + 1..].iter().any(replaced) {
                 continue;
             }
-            let later = |one: &IncarnationIndex<'_>| one.usable.first().is_some_and(|first| first.at <= to);
+            let later = |one: &IncarnationIndex<'_>| one.points.first().is_some_and(|first| first.at <= to);
             let last = !shard.incarnations[number + 1..].iter().any(later);
             let first = before.is_some() || number == 0;
             let walk = Walk { topology, index: incarnation, moves, trace, from, to };
@@ -210,7 +229,7 @@ impl<'a> Walk<'_, 'a> {
         let rows_at_start: Vec<(u32, Kind, i64)> =
             counts.iter().map(|(table, count)| (*table, count.kind.clone(), count.rows)).collect();
         for segment in touched {
-            self.segment(segment, &mut counts, &mut early, &mut steps, account);
+            self.segment((segment, start.position), &mut counts, &mut early, &mut steps, account);
         }
         let mut kinds: BTreeSet<Kind> = rows_at_start.iter().map(|(_, kind, _)| kind.clone()).collect();
         kinds.extend(steps.keys().cloned());
@@ -254,7 +273,7 @@ impl<'a> Walk<'_, 'a> {
 
     fn segment(
         &self,
-        number: u32,
+        (number, start): (u32, Position),
         counts: &mut BTreeMap<u32, TableCount>,
         early: &mut BTreeMap<u32, i64>,
         steps: &mut BTreeMap<Kind, Vec<Step>>,
@@ -262,18 +281,16 @@ impl<'a> Walk<'_, 'a> {
     ) {
         let mut here: BTreeMap<Kind, Step> = BTreeMap::new();
         let frames = self.trace.segments.get(&number).map_or(&[][..], Vec::as_slice);
-        let number_here = number as usize;
-        let info = &self.index.history.segments[number_here];
-        let table_of = |frame: &LogFrame| {
-            self.index.segment_tables[number_here].get(frame.table as usize).map(|table| table.table)
-        };
+        let info = &self.index.history.segments[number as usize];
         for frame in frames.iter().filter(|frame| frame.kind == FrameKind::Changes) {
-            let (Some(table), Some(definition)) = (table_of(frame), info.tables.get(frame.table as usize))
+            let (Some(table), Some(definition)) =
+                (self.table_of(number, frame), info.tables.get(frame.table as usize))
             else {
                 continue;
             };
-            let kind = definition.kind.clone();
-            let (inserts, deletes) = (frame.inserts as i64, frame.deletes as i64);
+            let kind = &definition.kind;
+            let Some(part) = FramePart::new(number, frame, start, EVERYTHING) else { continue };
+            let (inserts, deletes) = (part.inserts().0 as i64, part.deletes().0 as i64);
             let count = counts.entry(table).or_insert(TableCount { kind: kind.clone(), rows: 0 });
             if frame.span.is_some_and(|(_, last)| last.at < self.from) {
                 count.rows += inserts - deletes;
@@ -285,39 +302,73 @@ impl<'a> Walk<'_, 'a> {
             }
             count.rows += inserts - deletes;
             let step = here.entry(kind.clone()).or_default();
-            let mark = frame.mark.and_then(|mark| info.marks.get(mark as usize));
-            match (mark, frame.deletions) {
-                (None, deletions) => {
+            match frame.mark.and_then(|mark| info.marks.get(mark as usize)) {
+                None => {
                     let left = deletes - self.moves.departures(self.trace, number, frame) as i64;
-                    step.lose(left - inserts, self.is_directory(table), deletions.filter(|_| left > 0));
+                    step.lose(left - inserts, self.is_directory(table), frame.deletions.filter(|_| left > 0));
                 }
-                (Some(mark), deletions) => {
+                Some(mark) => {
                     step.marked_gain += inserts - deletes;
                     if self.is_directory(table) {
                         account.directory_marked += inserts - deletes;
                     }
-                    if let Some((first, last)) = deletions {
-                        account.marked.push((&self.trace.shard, kind, mark, frame.deletes, first, last));
+                    if let Some((first, last)) = frame.deletions {
+                        let shard = &self.trace.shard;
+                        account.marked.push((shard, kind.clone(), mark, frame.deletes, first, last));
                     }
                 }
             }
         }
-        for reset in self.index.resets_in(number_here..number_here + 1) {
-            let rows = frames
-                .iter()
-                .filter(|frame| frame.kind == FrameKind::Rows && table_of(frame) == Some(reset.1));
-            let rows: i64 = rows.map(|frame| frame.inserts as i64).sum();
-            let Some(count) = counts.get_mut(&reset.1) else { continue };
-            let lost = std::mem::replace(&mut count.rows, rows) - rows;
-            if lost != 0 {
-                let step = here.entry(count.kind.clone()).or_default();
-                step.lose(lost, self.is_directory(reset.1), None);
-                step.whole_table_at = Some(reset.2.at);
-            }
-        }
+        self.whole_tables((number, start), frames, counts, &mut here);
         for (kind, step) in here {
             steps.entry(kind).or_default().push(Step { segment: number, ..step });
         }
+    }
+
+    /// Events that took all rows of a table: what is left are the rows behind them.
+    fn whole_tables(
+        &self,
+        (number, start): (u32, Position),
+        frames: &[LogFrame],
+        counts: &mut BTreeMap<u32, TableCount>,
+        here: &mut BTreeMap<Kind, Step>,
+    ) {
+        let segment = number as usize;
+        for reset in self.index.resets_in(segment..segment + 1) {
+            // A truncation stands right before its commit.
+            let truncates = reset.2.event == TableEventKind::Truncated;
+            let done = |position| if truncates { position < start } else { position <= start };
+            if reset.2.position.is_some_and(done) {
+                continue;
+            }
+            let of_table = frames.iter().filter(|frame| self.table_of(number, frame) == Some(reset.1));
+            let rows: i64 = of_table.map(|frame| rows_behind(number, frame, reset.2)).sum();
+            let Some(count) = counts.get_mut(&reset.1) else { continue };
+            let lost = std::mem::replace(&mut count.rows, rows.max(0)) - rows.max(0);
+            if lost != 0 {
+                let step = here.entry(count.kind.clone()).or_default();
+                step.lose(lost, self.is_directory(reset.1), None);
+                let whole = WholeTable { at: reset.2.at, position: reset.2.position };
+                step.whole_table = Some(step.whole_table.map_or(whole, |known| known.min(whole)));
+            }
+        }
+    }
+
+    /// Number of the table of a frame of segment `number`.
+    fn table_of(&self, number: u32, frame: &LogFrame) -> Option<u32> {
+        self.index.segment_tables[number as usize].get(frame.table as usize).map(|table| table.table)
+    }
+}
+
+/// Rows that a frame brings into its table behind an event that took all of them.
+fn rows_behind(segment: u32, frame: &LogFrame, event: &TableEvent) -> i64 {
+    match (frame.kind, event.position) {
+        (FrameKind::Rows, _) => frame.inserts as i64,
+        (FrameKind::Changes, Some(position)) if event.event != TableEventKind::Reread => {
+            let part = FramePart::new(segment, frame, position, EVERYTHING);
+            part.map_or(0, |part| part.inserts().0 as i64 - part.deletes().0 as i64)
+        }
+        (FrameKind::Changes, _) => 0,
     }
 }
 

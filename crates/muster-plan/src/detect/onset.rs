@@ -17,7 +17,7 @@ pub(super) const SEVERAL_ROWS: i64 = 4;
 pub(super) struct Fall {
     pub(super) first_at: Timestamp,
     pub(super) last_at: Timestamp,
-    /// The first deletion; none where a whole table went at once.
+    /// The first deletion; none where a whole table went at a place that is not known.
     pub(super) position: Option<Position>,
     /// The last recovery point before it.
     pub(super) reached: Option<Boundary>,
@@ -129,25 +129,36 @@ fn first_alone(store: &StoreAccount<'_>, levels: &[i64], last: usize, options: &
 
 pub(super) fn start_of(store: &StoreAccount<'_>, step: &Step) -> Timestamp {
     let after = store.index.history.segments[step.segment as usize].after.at;
-    step.deletions.map(|(first, _)| first.at).or(step.whole_table_at).unwrap_or(after)
+    let deleted = step.deletions.map(|(first, _)| (Some(first.key.position), first.at));
+    let whole = step.whole_table.map(|whole| (whole.position, whole.at));
+    match (deleted, whole) {
+        // Where both stand in the log, the earlier one; the stamp of what does not is an upper bound.
+        (Some((deleted, at)), Some((Some(whole), whole_at))) => {
+            if Some(whole) < deleted {
+                whole_at
+            } else {
+                at
+            }
+        }
+        (deleted, whole) => deleted.or(whole).map_or(after, |(_, at)| at),
+    }
 }
 
 pub(super) fn end_of(store: &StoreAccount<'_>, step: &Step) -> Timestamp {
     let deleted = step.deletions.map(|(_, last)| last.at);
     let boundary = store.index.history.segments[step.segment as usize].boundary.at;
-    deleted.max(step.whole_table_at).unwrap_or(boundary)
+    deleted.max(step.whole_table.map(|whole| whole.at)).unwrap_or(boundary)
 }
 
 fn between(store: &StoreAccount<'_>, first: &Step, last: &Step) -> Fall {
-    let position =
-        first.deletions.filter(|_| first.whole_table_at.is_none()).map(|(first, _)| first.key.position);
-    let after = store.index.history.segments[first.segment as usize].after;
-    let reached = match position {
-        Some(position) => store.index.last_below(position),
-        None => {
-            let count = store.index.usable.partition_point(|boundary| *boundary <= after);
-            count.checked_sub(1).map(|last| store.index.usable[last])
-        }
+    let deleted = first.deletions.map(|(first, _)| first.key.position);
+    let position = match first.whole_table {
+        None => deleted,
+        // Without a place of its own it stands anywhere in the segment.
+        Some(whole) => whole.position.map(|whole| deleted.map_or(whole, |deleted| deleted.min(whole))),
     };
+    let after = store.index.history.segments[first.segment as usize].after;
+    let points = &store.index.points;
+    let reached = position.map_or_else(|| points.last_upto(after), |position| points.last_below(position));
     Fall { first_at: start_of(store, first), last_at: end_of(store, last), position, reached }
 }

@@ -123,7 +123,7 @@ fn timeline(account: &SiteAccount<'_>) -> Vec<Event> {
 /// Rows that a store has at the begin of a new history of its shard and had not at the end of the last one.
 fn succession(account: &SiteAccount<'_>, number: usize) -> Option<Event> {
     let store = &account.stores[number];
-    let began = store.index.usable.first().filter(|_| !store.first)?;
+    let began = store.index.points.first().filter(|_| !store.first)?;
     let same = |other: &&StoreAccount<'_>| other.shard == store.shard && other.kind == store.kind;
     let held = account.stores[..number].iter().rfind(same).map_or(0, StoreAccount::rows_after);
     Some(Event {

@@ -52,7 +52,7 @@ pub(crate) struct Script {
     pub(crate) rows: BTreeMap<(SiteId, String), i64>,
     pub(crate) clock_offset_micros: (i64, u64),
     pending: Vec<Pending>,
-    last: Boundary,
+    pub(crate) last: Boundary,
     chunks: u64,
 }
 
@@ -201,6 +201,7 @@ impl Script {
             self.whole_table(table, *event, number);
         }
         let events = events.into_iter().map(|(table, event)| TableEvent {
+            position: None,
             table: table.to_owned(),
             kind: self.tables[self.table_number_or_first(table)].kind.clone(),
             event,
@@ -213,6 +214,7 @@ impl Script {
             boundary,
             data: Some(self.object(&format!("log-{number}"))),
             table_events: events.collect(),
+            commits: Vec::new(),
             tables: self.tables.clone().into(),
             marks,
             clock_offset_micros: self.clock_offset_micros,
