@@ -28,6 +28,8 @@ pub enum ErrorClass {
     Ambiguous,
     /// A higher epoch holds the run: this engine must stop.
     Fenced,
+    /// What was staged is gone, as after a crash of the shard: stage the store again and prove it again, then go on.
+    StagingLost,
 }
 
 /// An error of a driver.

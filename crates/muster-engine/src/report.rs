@@ -192,7 +192,7 @@ fn proof(plan: &Plan, state: &RunState) -> ProofReport {
     };
     for (step, known) in plan.steps.iter().zip(state.steps()) {
         match (&step.key, &known.outcome) {
-            (StepKey::Check(_), Some(Outcome::Checked { changes })) => {
+            (StepKey::Check(_), Some(Outcome::Checked { changes, .. })) => {
                 proof.sites_proven += 1;
                 proof.marked_changes += changes;
             }

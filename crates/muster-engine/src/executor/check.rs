@@ -2,31 +2,42 @@
 //!
 //! Every row change that carries the mark of a publish must be an insertion of a row of the published store (or,
 //! where live rows may be replaced, a deletion of one), and the inserted rows together must be the staged rows.
+//!
+//! Where capture read a table again whole meanwhile, the log lacks changes of it. Its live rows must be the staged ones
+//! then; the outcome names it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use muster_repo::log::LogFilter;
 use muster_rows::{Class, Field, Op, Row, RowBuilder, RowsDigest};
-use muster_types::StoreId;
 use muster_types::journal::{Outcome, TableDigest};
 use muster_types::segment::Mark;
 use muster_types::table::TableDef;
+use muster_types::{ShardName, StoreId};
+use tokio::sync::mpsc;
 
 use super::changes;
 use super::context::{Context, StepError, StepResult};
 use super::job::{CheckedStore, TableDigests, difference};
-use crate::driver::LoggedChange;
+use crate::driver::{LoggedChange, RowBatch, StoreProbe};
+
+/// Batches of live rows between the driver and the digest.
+const BATCHES_AHEAD: usize = 4;
 
 /// Checks the published stores of a site.
 pub(super) async fn check(context: &Context, stores: &[CheckedStore]) -> StepResult {
-    let mut marked = 0;
+    let (mut changes, mut compared_live) = (0, Vec::new());
     for store in stores {
-        marked += check_store(context, store).await?;
+        let (marked, live) = check_store(context, store).await?;
+        changes += marked;
+        compared_live.extend(live);
     }
-    Ok(Outcome::Checked { changes: marked })
+    Ok(Outcome::Checked { changes, compared_live })
 }
 
-async fn check_store(context: &Context, checked: &CheckedStore) -> Result<u64, StepError> {
+/// Marked changes, and the tables whose live rows were compared.
+async fn check_store(context: &Context, checked: &CheckedStore) -> Result<(u64, Vec<String>), StepError> {
     let work = context.work(&checked.store)?;
     let shard = &context.store(&checked.store)?.shard;
     let names = |def: &TableDef| def.stored_columns().map(|column| column.name.clone()).collect();
@@ -36,10 +47,51 @@ async fn check_store(context: &Context, checked: &CheckedStore) -> Result<u64, S
         let after = muster_types::Position(first.0.saturating_sub(1));
         let step = seen.mark.step.clone();
         let filter = LogFilter::Step { run: &context.run, step: &step };
-        changes::visit(context, shard, (after, last), filter, |group| seen.take(group)).await?;
+        let mut reread =
+            changes::visit(context, shard, (after, last), filter, |group| seen.take(group)).await?;
+        reread.retain(|table| seen.tables.contains_key(table));
+        seen.lack(&reread, &checked.staged);
     }
-    seen.judge(checked, work.overwrite).map_err(StepError::permanent)?;
-    Ok(seen.changes)
+    let mut staged = checked.staged.clone();
+    staged.retain(|table, _| !seen.lacking.contains(table));
+    seen.judge(&staged, checked.published.replaced, work.overwrite).map_err(StepError::permanent)?;
+    if !seen.lacking.is_empty() {
+        let probe = StoreProbe { store: work.store.clone(), tables: Arc::clone(&work.tables) };
+        let live = live_digests(context, shard, probe, &seen.lacking).await?;
+        let mut staged = checked.staged.clone();
+        staged.retain(|table, _| seen.lacking.contains(table));
+        seen.judge_live(&staged, &live).map_err(StepError::permanent)?;
+    }
+    Ok((seen.changes, seen.lacking.into_iter().collect()))
+}
+
+/// The live rows of some tables of a store.
+async fn live_digests(
+    context: &Context,
+    shard: &ShardName,
+    probe: StoreProbe,
+    wanted: &BTreeSet<String>,
+) -> Result<TableDigests, StepError> {
+    let driver = context.driver(shard)?;
+    let (sender, mut batches) = mpsc::channel::<RowBatch>(BATCHES_AHEAD);
+    let mut found: BTreeMap<&str, (u64, RowsDigest)> = BTreeMap::new();
+    let read = async {
+        while let Some(batch) = batches.recv().await {
+            let Some(table) = probe.tables.get(batch.table) else { continue };
+            let name = table.def.name.as_str();
+            if wanted.contains(name) {
+                let (rows, digest) = found.entry(name).or_default();
+                *rows += batch.rows.len() as u64;
+                batch.rows.iter().for_each(|row| digest.add(name, row));
+            }
+        }
+    };
+    let (sent, ()) = tokio::join!(driver.live_rows(&probe, sender), read);
+    sent?;
+    let digest = |(name, (rows, digest)): (&str, (u64, RowsDigest))| {
+        (name.to_owned(), TableDigest { rows, digest: digest.finish() })
+    };
+    Ok(found.into_iter().map(digest).collect())
 }
 
 /// The row in other columns; one that it does not have is NULL.
@@ -62,11 +114,14 @@ struct Seen<'a> {
     inserted: BTreeMap<String, (u64, RowsDigest)>,
     deleted: u64,
     changes: u64,
+    /// Tables that were read again whole, and whose marked changes the log does not hold in full.
+    lacking: BTreeSet<String>,
 }
 
 impl<'a> Seen<'a> {
     fn new(store: &'a StoreId, mark: Mark, tables: BTreeMap<String, Vec<String>>) -> Self {
-        Self { store, mark, tables, inserted: BTreeMap::new(), deleted: 0, changes: 0 }
+        let (inserted, lacking) = (BTreeMap::new(), BTreeSet::new());
+        Self { store, mark, tables, inserted, deleted: 0, changes: 0, lacking }
     }
 
     fn take(&mut self, group: &[LoggedChange]) -> Result<(), StepError> {
@@ -116,20 +171,46 @@ impl<'a> Seen<'a> {
         )
     }
 
-    fn judge(&self, checked: &CheckedStore, overwrite: bool) -> Result<(), String> {
+    /// What the log shows as inserted.
+    fn inserted(&self) -> TableDigests {
         let digest = |(table, (rows, digest)): (&String, &(u64, RowsDigest))| {
             (table.clone(), TableDigest { rows: *rows, digest: digest.finish() })
         };
-        let inserted: TableDigests = self.inserted.iter().map(digest).collect();
-        if let Some(difference) = difference(&checked.staged, &inserted) {
+        self.inserted.iter().map(digest).collect()
+    }
+
+    /// Of the tables that were read again whole, those for which the log does not show the staged rows.
+    fn lack(&mut self, reread: &BTreeSet<String>, staged: &TableDigests) {
+        let inserted = self.inserted();
+        let of = |tables: &TableDigests, table: &String| -> TableDigests {
+            tables.get(table).map(|digest| (table.clone(), *digest)).into_iter().collect()
+        };
+        let lacks = |table: &&String| difference(&of(staged, table), &of(&inserted, table)).is_some();
+        self.lacking = reread.iter().filter(lacks).cloned().collect();
+    }
+
+    fn judge_live(&self, staged: &TableDigests, live: &TableDigests) -> Result<(), String> {
+        let Some(difference) = difference(staged, live) else { return Ok(()) };
+        Err(format!(
+            "capture read a table of {} again whole while it was published, and its live rows are not the staged ones: \
+             {difference}; keep the site closed and compare it with `muster diff {} --to live`",
+            self.store, self.store.site,
+        ))
+    }
+
+    fn judge(&self, staged: &TableDigests, replaced: u64, overwrite: bool) -> Result<(), String> {
+        let mut inserted = self.inserted();
+        inserted.retain(|table, _| !self.lacking.contains(table));
+        if let Some(difference) = difference(staged, &inserted) {
             return Err(format!(
                 "the change log does not show the staged rows of {} becoming live: {difference}; keep the site \
                  closed and compare it with `muster diff {} --to live`",
                 self.store, self.store.site,
             ));
         }
-        let replaced = checked.published.replaced;
-        if self.deleted != replaced || (replaced > 0 && !overwrite) {
+        // Deletions of a table that was read again are not in the log either.
+        let told = if self.lacking.is_empty() { self.deleted == replaced } else { self.deleted <= replaced };
+        if !told || (replaced > 0 && !overwrite) {
             return Err(format!(
                 "the publish of {} says that it replaced {replaced} rows and the change log shows {} deletions; keep \
                  the site closed and look at it with `muster history {}`",

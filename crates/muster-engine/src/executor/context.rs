@@ -10,6 +10,7 @@ use muster_types::{Epoch, RunId, ShardName, SiteId, StoreId};
 
 use super::rows::RowSource;
 use super::{Drivers, Options};
+use crate::cancel::Cancel;
 use crate::driver::{DriverError, ErrorClass, StoreDriver, StoreWork};
 use crate::events::Events;
 
@@ -51,6 +52,8 @@ pub(super) struct Context {
     pub(super) options: Options,
     pub(super) events: Events,
     pub(super) rows: RowSource,
+    /// For steps that wait for others; one that works ends by itself.
+    pub(super) cancel: Cancel,
     /// Sites that this engine may not touch, and why.
     pub(super) refused: HashMap<SiteId, String>,
     /// Indexes into the plan's sites and a site's stores.
@@ -66,6 +69,7 @@ impl Context {
         plan: &Arc<Plan>,
         rows: RowSource,
         refused: HashMap<SiteId, String>,
+        cancel: &Cancel,
     ) -> Self {
         let mut stores = HashMap::new();
         let mut sites = HashMap::new();
@@ -83,6 +87,7 @@ impl Context {
             options: engine.options.clone(),
             events: engine.events.clone(),
             rows,
+            cancel: cancel.clone(),
             refused,
             stores,
             sites,

@@ -64,7 +64,7 @@ async fn run(
         return pending().await;
     }
     let rows = RowSource::new(&engine.repository, &plan, &state);
-    let context = Arc::new(Context::new(engine, &run, epoch, &plan, rows, ready.refused));
+    let context = Arc::new(Context::new(engine, &run, epoch, &plan, rows, ready.refused, cancel));
     let mut driving = Driving {
         context,
         scheduler,

@@ -9,6 +9,7 @@ use muster_types::{Digest, ShardName, SiteId, StoreId};
 
 use super::context::{Context, StepError, StepResult, restored};
 use super::{check, command, neighbours, stage};
+use crate::driver::ErrorClass;
 use crate::journal::{RunState, StepPhase};
 
 pub(super) type TableDigests = BTreeMap<String, TableDigest>;
@@ -108,11 +109,7 @@ impl Job {
         match self {
             Self::Stage(store) => stage::stage(context, &store).await,
             Self::Verify { store, staged, inherited } => verify(context, &store, &staged, inherited).await,
-            Self::Publish { store, staged } => {
-                let work = context.work(&store)?;
-                let driver = context.driver(&context.store(&store)?.shard)?;
-                Ok(Outcome::Published(driver.publish(&work, &staged).await?))
-            }
+            Self::Publish { store, staged } => publish(context, &store, &staged).await,
             Self::Command { site, command } => {
                 let output = command::run(&command, &site, context.options.command_limit).await?;
                 Ok(Outcome::CommandRan { output })
@@ -146,23 +143,51 @@ async fn verify(context: &Context, store: &StoreId, staged: &TableDigests, inher
     let work = context.work(store)?;
     let mut found = driver.digest_staged(&work).await;
     let whole = found.as_ref().is_ok_and(|found| found == staged);
-    if inherited && !whole {
-        // The sums already count what the engine before had staged.
-        if let Outcome::Staged { rows, bytes, .. } = stage::stage(context, store).await? {
-            context.events.take_back(rows, bytes);
-        }
+    let lost = found.as_ref().is_err_and(|error| error.class == ErrorClass::StagingLost);
+    if lost || (inherited && !whole) {
+        stage_again(context, store).await?;
         found = driver.digest_staged(&work).await;
     }
     let found = found?;
-    if let Some(difference) = difference(staged, &found) {
-        return Err(StepError::permanent(format!(
-            "what was staged of {store} is not what the repository holds: {difference}; check the disk of shard \
-             `{}` and run `muster resume {}`",
-            context.store(store)?.shard,
-            context.run,
-        )));
-    }
+    compare(context, store, staged, &found)?;
     Ok(Outcome::Verified { rows: found.values().map(|table| table.rows).sum(), digest: over_tables(&found) })
+}
+
+/// Publishes what was proven. Where it was lost meanwhile, it is staged and proven once more: the journal need not know,
+/// since what the repository holds and what was proven stay the same.
+async fn publish(context: &Context, store: &StoreId, staged: &TableDigests) -> StepResult {
+    let driver = context.driver(&context.store(store)?.shard)?;
+    let work = context.work(store)?;
+    let mut published = driver.publish(&work, staged).await;
+    if published.as_ref().is_err_and(|error| error.class == ErrorClass::StagingLost) {
+        stage_again(context, store).await?;
+        compare(context, store, staged, &driver.digest_staged(&work).await?)?;
+        published = driver.publish(&work, staged).await;
+    }
+    Ok(Outcome::Published(published?))
+}
+
+/// The sums already count what was staged before.
+async fn stage_again(context: &Context, store: &StoreId) -> Result<(), StepError> {
+    if let Outcome::Staged { rows, bytes, .. } = stage::stage(context, store).await? {
+        context.events.take_back(rows, bytes);
+    }
+    Ok(())
+}
+
+fn compare(
+    context: &Context,
+    store: &StoreId,
+    staged: &TableDigests,
+    found: &TableDigests,
+) -> Result<(), StepError> {
+    let Some(difference) = difference(staged, found) else { return Ok(()) };
+    Err(StepError::permanent(format!(
+        "what was staged of {store} is not what the repository holds: {difference}; check the disk of shard `{}` and run \
+         `muster resume {}`",
+        context.store(store)?.shard,
+        context.run,
+    )))
 }
 
 /// The first table in which two sets of rows differ.

@@ -64,6 +64,8 @@ pub struct Options {
     pub command_limit: Duration,
     /// Memory of one table's fold; change sets above it are folded in parts.
     pub fold_bytes: u64,
+    /// A proof waits so long for capture to bring the repository's log to where the shard is.
+    pub capture_wait: Duration,
     /// The clock.
     pub clock: Clock,
     /// Crash points of tests.
@@ -82,6 +84,8 @@ impl Options {
             command_limit: Duration::from_secs(3600),
             // A few dozen of these run at once on a machine of a few GiB.
             fold_bytes: 32 * 1024 * 1024,
+            // Several polls, and the upload of a large segment.
+            capture_wait: Duration::from_secs(60),
             clock: Clock::system(),
             faults: Faults::none(),
         }

@@ -436,7 +436,9 @@ impl Scheduler {
         let (count, most) = match class {
             ErrorClass::Permanent | ErrorClass::Fenced => return None,
             ErrorClass::Throttled => (&mut state.throttled, self.policy.throttled_max),
-            ErrorClass::Transient | ErrorClass::Ambiguous => (&mut state.failures, self.policy.attempts_max),
+            ErrorClass::Transient | ErrorClass::Ambiguous | ErrorClass::StagingLost => {
+                (&mut state.failures, self.policy.attempts_max)
+            }
         };
         *count += 1;
         let nth = *count;

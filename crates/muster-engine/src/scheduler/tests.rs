@@ -35,7 +35,7 @@ fn outcome_of(key: &StepKey) -> Outcome {
             blocked_micros: 0,
             at: at(0),
         }),
-        StepKey::Check(_) => Outcome::Checked { changes: 0 },
+        StepKey::Check(_) => Outcome::Checked { changes: 0, compared_live: vec![] },
         StepKey::Handback(_) => Outcome::HandedBack,
         StepKey::DigestBefore(_) => Outcome::DigestedBefore(digest()),
         StepKey::DigestAfter(_) => Outcome::DigestedAfter { digest: digest(), changes: 0 },

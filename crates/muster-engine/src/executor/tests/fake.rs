@@ -8,7 +8,7 @@ use muster_repo::{Chain, Repository, SegmentSpool};
 use muster_rows::{Change, Op, Row, RowsDigest};
 use muster_types::journal::{NeighbourDigest, Published, TableDigest};
 use muster_types::plan::LiveStore;
-use muster_types::segment::{ChangeStamp, Mark};
+use muster_types::segment::{ChangeStamp, Mark, TableEvent, TableEventKind};
 use muster_types::table::CapturedTable;
 use muster_types::{
     Boundary, ChangeKey, Epoch, Incarnation, Position, RunId, ShardName, SiteId, StoreId, Timestamp,
@@ -47,7 +47,16 @@ pub(super) struct State {
     pub(super) stray: Option<Stray>,
     /// Calls that fail, with how often.
     pub(super) failures: BTreeMap<(&'static str, StoreId), (ErrorClass, u32)>,
+    /// How often each store was staged.
+    pub(super) stagings: BTreeMap<StoreId, u32>,
     pub(super) read_only: bool,
+    /// Positions are this far apart, as in a write-ahead log, and only the repository has the log: whoever asks for it
+    /// is told so, and capture runs when someone runs it.
+    pub(super) sparse: Option<u64>,
+    /// Capture reads this table again whole, and does not tell what changed in it.
+    pub(super) reread: Option<String>,
+    /// What a publish made live of this site is gone right after it, past the log.
+    pub(super) forget: Option<SiteId>,
 }
 
 pub(super) struct FakeShard {
@@ -69,7 +78,7 @@ fn refused(class: ErrorClass, message: &str) -> DriverError {
 
 impl State {
     fn change(&mut self, table: &str, site: &SiteId, mark: Option<&Mark>, op: Op) -> Position {
-        self.position += 1;
+        self.position += self.sparse.unwrap_or(1);
         let key = ChangeKey { position: Position(self.position), ordinal: 0 };
         let stamp = ChangeStamp { key, at: Timestamp::from_micros(self.position as i64) };
         let change = Change { stamp, op };
@@ -94,7 +103,12 @@ impl State {
             return Ok(());
         }
         *times -= 1;
-        Err(refused(*class, &format!("{call} of {store} fails on purpose")))
+        if *class == ErrorClass::StagingLost {
+            self.staged.remove(store);
+        }
+        let class =
+            self.failures.get(&(call, store.clone())).map_or(ErrorClass::Permanent, |(class, _)| *class);
+        Err(refused(class, &format!("{call} of {store} fails on purpose")))
     }
 
     fn check_epoch(&self, run: &RunId, epoch: Epoch) -> Result<(), DriverError> {
@@ -123,7 +137,7 @@ impl FakeShard {
     }
 
     /// Moves the log into the repository.
-    async fn run_capture(&self) {
+    pub(super) async fn run_capture(&self) {
         let Some((repository, incarnation, dir)) = &self.capture else { return };
         // One capture at a time, as the chain demands.
         let _alone = self.capturing.lock().await;
@@ -131,11 +145,16 @@ impl FakeShard {
         let after = chain
             .head()
             .map_or(Boundary { position: Position(0), at: Timestamp::EPOCH }, |head| head.boundary);
-        let (mut changes, upto) = {
+        let (mut changes, upto, reread) = {
             let mut state = self.lock();
             state.captured_upto = after.position.0;
             let behind = |logged: &&LoggedChange| logged.change.stamp.key.position > after.position;
-            (state.log.iter().filter(behind).cloned().collect::<Vec<_>>(), state.position)
+            let mut changes = state.log.iter().filter(behind).cloned().collect::<Vec<_>>();
+            changes.retain(|logged| Some(&logged.table) != state.reread.as_ref());
+            let mut rows = state.rows.clone();
+            rows.retain(|(table, ..)| Some(table) == state.reread.as_ref());
+            rows.sort_by_key(|(_, site, _)| site.clone());
+            (changes, state.position, state.reread.clone().map(|table| (table, rows)))
         };
         if after.position.0 == upto {
             return;
@@ -152,6 +171,20 @@ impl FakeShard {
             spool.change(logged.site.as_ref(), table, logged.mark.as_ref(), &logged.change).unwrap();
         }
         let boundary = Boundary { position: Position(upto), at: Timestamp::from_micros(upto as i64) };
+        if let Some((name, rows)) = reread {
+            let table = self.tables.iter().position(|table| table.def.name == name).unwrap();
+            rows.iter().for_each(|(_, site, row)| spool.reread_row(Some(site), table, row).unwrap());
+            let (kind, reason) = (self.tables[table].kind.clone(), "a test".to_owned());
+            let event = TableEventKind::Reread;
+            spool.table_event(TableEvent {
+                table: name,
+                kind,
+                event,
+                at: boundary.at,
+                position: None,
+                reason,
+            });
+        }
         chain.append(spool.finish().unwrap(), after, boundary, (0, 0), "test").await.unwrap();
         let mut state = self.lock();
         state.log.retain(|logged| logged.change.stamp.key.position.0 > upto);
@@ -196,6 +229,9 @@ impl FakeShard {
             Some(Stray::Silent) => state.rows.push((table, neighbour, super::row("stray", "n0"))),
             None => {}
         }
+        if state.forget.as_ref() == Some(&work.store.site) {
+            state.rows.retain(|(_, site, _)| *site != work.store.site);
+        }
         let rows = staged.len() as u64;
         let at = Timestamp::from_micros(state.position as i64);
         let published = Published { rows, replaced: 0, positions, blocked_micros: 5, at };
@@ -237,8 +273,15 @@ impl StoreDriver for FakeShard {
             .collect())
     }
 
-    async fn live_rows(&self, _: &StoreProbe, _: mpsc::Sender<RowBatch>) -> Result<(), DriverError> {
-        Err(refused(ErrorClass::Permanent, "no run reads live rows"))
+    async fn live_rows(&self, store: &StoreProbe, rows: mpsc::Sender<RowBatch>) -> Result<(), DriverError> {
+        let live = self.lock().rows.clone();
+        for (number, table) in store.tables.iter().enumerate() {
+            let own =
+                live.iter().filter(|(name, site, _)| *name == table.def.name && *site == store.store.site);
+            let batch = RowBatch { table: number, rows: own.map(|(.., row)| row.clone()).collect() };
+            rows.send(batch).await.map_err(|_| refused(ErrorClass::Permanent, "no one reads"))?;
+        }
+        Ok(())
     }
 
     async fn fence(&self, run: &RunId, epoch: Epoch) -> Result<Vec<PublishRecord>, DriverError> {
@@ -283,12 +326,14 @@ impl StoreDriver for FakeShard {
         }
         let mut state = self.lock();
         state.check_epoch(&work.run, work.epoch)?;
+        *state.stagings.entry(work.store.clone()).or_default() += 1;
         state.staged.insert(work.store.clone(), staged);
         Ok(())
     }
 
     async fn digest_staged(&self, work: &StoreWork) -> Result<BTreeMap<String, TableDigest>, DriverError> {
-        let state = self.lock();
+        let mut state = self.lock();
+        state.fail("digest", &work.store)?;
         match state.staged.get(&work.store) {
             Some(rows) => Ok(digests(work, rows)),
             None => Err(refused(ErrorClass::Permanent, "nothing is staged")),
@@ -309,6 +354,9 @@ impl StoreDriver for FakeShard {
         after: Position,
         upto: Position,
     ) -> Result<(Position, Vec<LoggedChange>), DriverError> {
+        if self.lock().sparse.is_some() {
+            return Ok((Position(upto.0 + 1), Vec::new()));
+        }
         self.run_capture().await;
         let state = self.lock();
         let inside = |logged: &&LoggedChange| {

@@ -5,6 +5,7 @@ mod fake;
 mod world;
 
 use muster_types::RunId;
+use muster_types::journal::Outcome;
 use muster_types::plan::StepKey;
 use muster_types::report::RunStatus;
 
@@ -56,6 +57,64 @@ async fn all_sites_come_back_and_the_report_says_so() {
     }
 }
 
+/// Captures all shards every so often until it is dropped.
+fn capturing(world: &World) -> tokio::task::JoinSet<()> {
+    let mut captures = tokio::task::JoinSet::new();
+    for shard in world.shards.values() {
+        let shard = std::sync::Arc::clone(shard);
+        captures.spawn(async move {
+            loop {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                shard.run_capture().await;
+            }
+        });
+    }
+    captures
+}
+
+#[tokio::test]
+async fn a_log_that_only_the_repository_has_is_waited_for() {
+    let world = World::new(2, true).await;
+    // So far apart that stepping through positions would never end.
+    world.shards.values().for_each(|shard| shard.lock().sparse = Some(1 << 50));
+    let _captures = capturing(&world);
+    let summary = apply(&world).await;
+    assert_eq!((summary.sites_restored, summary.failures), (2, vec![]));
+    let report = load_report(&world.repository, &run()).await.unwrap();
+    assert!(report.proof.shards.values().all(|proof| proof.holds && proof.changes > 0), "{:?}", report.proof);
+}
+
+#[tokio::test]
+async fn the_wait_for_capture_ends_by_its_limit_and_by_a_stop() {
+    for stop in [false, true] {
+        let world = World::new(1, true).await;
+        world.shards.values().for_each(|shard| shard.lock().sparse = Some(1 << 20));
+        let mut options = world.options();
+        options.capture_wait = if stop { Duration::from_secs(3_600) } else { Duration::from_millis(50) };
+        let cancel = Cancel::new();
+        let stopping = cancel.clone();
+        if stop {
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                stopping.cancel();
+            });
+        }
+        let (engine, run) = (world.engine(options), run());
+        let work = engine.apply(world.plan.clone(), &run, &cancel);
+        let summary = tokio::time::timeout(Duration::from_secs(60), work).await.unwrap().unwrap();
+        assert_eq!((summary.cancelled, summary.sites_restored), (stop, 0));
+        if !stop {
+            let check = StepKey::Check(victim(0));
+            let failure = summary.failures.iter().find(|failure| failure.step == check).unwrap();
+            assert!(failure.error.contains("muster capture --once"), "{}", failure.error);
+        }
+        // Once capture has come, the run ends well.
+        let _captures = capturing(&world);
+        let resumed = world.engine(world.options()).resume(&run, &Cancel::new()).await.unwrap();
+        assert_eq!((resumed.sites_restored, resumed.failures), (1, vec![]));
+    }
+}
+
 #[tokio::test]
 async fn a_planted_stray_write_is_caught_by_both_proofs() {
     for (stray, capture) in [(Stray::Marked, false), (Stray::Marked, true), (Stray::Silent, false)] {
@@ -77,6 +136,61 @@ async fn a_planted_stray_write_is_caught_by_both_proofs() {
         let report = load_report(&world.repository, &run()).await.unwrap();
         assert!(!report.proof.shards["d"].holds && report.proof.shards["e"].holds);
     }
+}
+
+#[tokio::test]
+async fn a_table_that_was_read_again_meanwhile_is_compared_with_its_live_rows() {
+    for short in [false, true] {
+        let world = World::new(2, true).await;
+        let shard = world.shard("d");
+        shard.lock().reread = Some("sites".to_owned());
+        if short {
+            // The publish answers, and the rows of one site go before the check.
+            shard.lock().forget = Some(victim(1));
+        }
+        let summary = apply(&world).await;
+        let checks = summary.failures.iter().filter(|failure| matches!(failure.step, StepKey::Check(_)));
+        let checks: Vec<_> = checks.collect();
+        if !short {
+            assert!(checks.is_empty(), "{checks:?}");
+            let read = crate::journal::read_run(&world.repository, &run()).await.unwrap();
+            let outcome = read.state.step(&StepKey::Check(victim(0))).and_then(|step| step.outcome.clone());
+            let Some(Outcome::Checked { compared_live, .. }) = outcome else { panic!("{outcome:?}") };
+            assert_eq!(compared_live, ["sites"]);
+            continue;
+        }
+        assert_eq!(checks.len(), 1, "{summary:?}");
+        assert_eq!(checks[0].step, StepKey::Check(victim(1)));
+        assert!(checks[0].error.contains("live rows are not the staged ones"), "{}", checks[0].error);
+    }
+}
+
+#[tokio::test]
+async fn staging_that_is_lost_is_made_again_and_the_journal_need_not_know() {
+    let world = World::new(2, false).await;
+    let lost = (ErrorClass::StagingLost, 1);
+    world.shard("d").lock().failures.insert(("digest", store(1, "metadata")), lost);
+    world.shard("e").lock().failures.insert(("publish", store(0, "identity")), lost);
+    let summary = apply(&world).await;
+    assert_eq!((summary.sites_restored, summary.sites_failed), (2, 0), "{summary:?}");
+    assert_eq!(world.victims_live(), world.restored);
+    assert!(world.effects().values().all(|&count| count == 1), "{:?}", world.effects());
+    assert_eq!(world.shard("e").lock().stagings[&store(0, "identity")], 2);
+    let report = load_report(&world.repository, &run()).await.unwrap();
+    assert_eq!(report.status, RunStatus::Restored);
+    assert!(report.proof.shards.values().all(|proof| proof.holds));
+}
+
+#[tokio::test]
+async fn staging_that_is_lost_each_time_fails_its_own_site() {
+    let world = World::new(2, false).await;
+    let lost = (ErrorClass::StagingLost, u32::MAX);
+    world.shard("e").lock().failures.insert(("publish", store(0, "identity")), lost);
+    let summary = apply(&world).await;
+    assert_eq!((summary.sites_restored, summary.sites_failed), (1, 1), "{summary:?}");
+    world.shard("e").lock().failures.clear();
+    let resumed = world.engine(world.options()).resume(&run(), &Cancel::new()).await.unwrap();
+    assert_eq!((resumed.sites_restored, resumed.sites_failed), (2, 0));
 }
 
 #[tokio::test]
