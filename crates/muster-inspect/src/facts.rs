@@ -19,7 +19,9 @@ use crate::site::{FOLD_BYTES_MAX, StoreAt, reader};
 const TABLES_IN_FLIGHT: usize = 16;
 
 /// Fills [`SiteHistory::facts`](muster_types::catalog::SiteHistory::facts) of every site of `sites` from the rows at
-/// its target. Sites without a directory row keep what they had.
+/// its target. Sites without a directory row keep what they had. Where an object with such rows is missing or damaged,
+/// [`SiteHistory::facts_unread`](muster_types::catalog::SiteHistory::facts_unread) says so: it costs that site's facts
+/// and no other's.
 ///
 /// # Errors
 /// [`InspectError`].
@@ -34,17 +36,47 @@ pub async fn read_facts(
         repository,
         wanted.iter().filter_map(|(store, table)| Some((store.table(table)?.1, store.objects()))),
     );
-    let read: Vec<(SiteId, Vec<Fact>)> = stream::iter(&wanted)
-        .map(|(store, table)| one(&reader, topology, store, table))
+    let read: Vec<(SiteId, Read)> = stream::iter(&wanted)
+        .map(async |(store, table)| {
+            Ok::<_, InspectError>((
+                store.store.store.site.clone(),
+                one_or_harm(&reader, topology, store, table).await?,
+            ))
+        })
         .buffer_unordered(TABLES_IN_FLIGHT)
         .try_collect()
         .await?;
-    for (site, facts) in read {
+    for (site, read) in read {
         let Some(history) = catalog.sites.get_mut(&site) else { continue };
-        let known = history.facts.get_or_insert_with(SiteFacts::default);
-        facts.into_iter().for_each(|fact| fact.apply(known));
+        match read {
+            Read::Facts(facts) => {
+                let known = history.facts.get_or_insert_with(SiteFacts::default);
+                facts.into_iter().for_each(|fact| fact.apply(known));
+            }
+            Read::Harmed(message) => history.facts_unread = Some(message),
+        }
     }
     Ok(())
+}
+
+/// What came of reading one table of one site.
+enum Read {
+    Facts(Vec<Fact>),
+    /// An object is missing or damaged: in words.
+    Harmed(String),
+}
+
+async fn one_or_harm(
+    reader: &RangeReader,
+    topology: &Topology,
+    store: &StoreAt,
+    table: &str,
+) -> Result<Read, InspectError> {
+    match one(reader, topology, store, table).await {
+        Ok(facts) => Ok(Read::Facts(facts)),
+        Err(InspectError::Repository(error)) if error.is_harm() => Ok(Read::Harmed(error.message)),
+        Err(error) => Err(error),
+    }
 }
 
 /// The stores to read and the table of each.
@@ -73,7 +105,7 @@ async fn one(
     topology: &Topology,
     store: &StoreAt,
     name: &str,
-) -> Result<(SiteId, Vec<Fact>), InspectError> {
+) -> Result<Vec<Fact>, InspectError> {
     let mut facts = Vec::new();
     if let Some((table, input)) = store.table(name) {
         let sink = |rows: Vec<Row>| {
@@ -82,7 +114,7 @@ async fn one(
         };
         rows::table_rows(reader, table, input, store.objects(), FOLD_BYTES_MAX, sink).await?;
     }
-    Ok((store.store.store.site.clone(), facts))
+    Ok(facts)
 }
 
 /// One thing that a row says.
