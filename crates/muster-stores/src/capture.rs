@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use muster_rows::{Change, Row};
-use muster_types::segment::{Mark, TableEvent};
+use muster_types::segment::{Commit, Mark, TableEvent};
 use muster_types::table::CapturedTable;
 use muster_types::{Boundary, Digest, Incarnation, Position, SiteId, Timestamp};
 
@@ -55,8 +55,9 @@ pub trait ChangeSink {
     /// What the sink meets.
     fn table(&mut self, table: &CapturedTable) -> Result<(), CaptureError>;
 
-    /// One change. Changes of one (site, table, mark) come together, by ascending key. A row that changes site comes
-    /// as a delete of the old site and an insert of the new one, at one position with ordinals 0 and 1.
+    /// One change. Changes of one (site, table, mark) come together, by ascending key; a poll of much may bring them in
+    /// several such parts, each with its own frame. A row that changes site comes as a delete of the old site and an
+    /// insert of the new one, at one position with ordinals that follow one another.
     ///
     /// # Errors
     /// What the sink meets.
@@ -79,6 +80,13 @@ pub trait ChangeSink {
     /// # Errors
     /// What the sink meets.
     fn table_event(&mut self, event: TableEvent) -> Result<(), CaptureError>;
+
+    /// A commit that is a recovery point of its own; positions ascend. A poll that reads a table again whole tells
+    /// none: only its end is one.
+    ///
+    /// # Errors
+    /// What the sink meets.
+    fn commit(&mut self, commit: Commit) -> Result<(), CaptureError>;
 }
 
 /// Where capture stands in the shard, as the shard itself remembers it.
@@ -92,6 +100,8 @@ pub struct ShardState {
     pub head: Option<(u64, Digest)>,
     /// The last position that the shard has given.
     pub last: Position,
+    /// Why the incarnation cannot be gone on with, if the shard itself can tell: its log is gone, or is another's.
+    pub broken: Option<String>,
 }
 
 /// What a poll found.
@@ -140,8 +150,14 @@ pub trait CaptureSource: Send {
         sink: &mut dyn SnapshotSink,
     ) -> Result<Boundary, CaptureError>;
 
-    /// Reads one consistent state's changes behind `after`; its stamp is not before `after`'s.
-    fn poll(&mut self, after: Boundary, sink: &mut dyn ChangeSink) -> Result<Polled, CaptureError>;
+    /// Reads one consistent state's changes behind `after`; its stamp is not before `after`'s. With `watermark` the
+    /// boundary is a new one also where nothing changed.
+    fn poll(
+        &mut self,
+        after: Boundary,
+        watermark: bool,
+        sink: &mut dyn ChangeSink,
+    ) -> Result<Polled, CaptureError>;
 
     /// The time of the change at `position`, while the shard still has it.
     fn change_at(&mut self, position: Position) -> Result<Option<Timestamp>, CaptureError>;

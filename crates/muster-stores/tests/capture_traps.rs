@@ -563,6 +563,6 @@ fn a_file_put_in_place_of_the_shard_is_noticed() {
     }
     shard.conn = writer(&shard.path, false);
     assert!(shard.source.state().unwrap().last < last);
-    let error = shard.source.poll(shard.boundary, &mut support::Replay::default()).unwrap_err();
+    let error = shard.source.poll(shard.boundary, false, &mut support::Replay::default()).unwrap_err();
     assert!(error.to_string().contains("rewound"), "{error}");
 }

@@ -8,6 +8,9 @@
     reason = "a test that meets an error fails"
 )]
 
+#[path = "../owned/mod.rs"]
+mod owned;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -16,12 +19,14 @@ use muster_stores::capture::{CaptureError, CaptureSource, ChangeSink, Polled, Sn
 use muster_stores::sqlite::capture::SqliteSource;
 use muster_stores::sqlite::schema::{quote, read_table};
 use muster_stores::sqlite::value::read_row;
-use muster_types::segment::{Mark, TableEvent, TableEventKind};
+use muster_types::segment::{Commit, Mark, TableEvent, TableEventKind};
 use muster_types::table::{CapturedTable, Owner};
 use muster_types::topology::TableConfig;
 use muster_types::{Boundary, ChangeKey, Digest, Incarnation, Position, SiteId, Timestamp};
 use rusqlite::Connection;
 use tempfile::TempDir;
+
+pub use owned::{Own, config};
 
 /// (site, table) → key → row.
 pub type Rows = BTreeMap<(Option<SiteId>, String), BTreeMap<String, Row>>;
@@ -152,28 +157,10 @@ impl ChangeSink for Replay {
         self.events.push(event);
         Ok(())
     }
-}
 
-/// How a table is owned, in the fewest words.
-#[derive(Clone, Debug)]
-pub enum Own {
-    /// Tenant column.
-    T(&'static str),
-    /// Column, table, key.
-    P(&'static str, &'static str, &'static str),
-    /// Reference.
-    R,
-}
-
-pub fn config(own: &Own) -> TableConfig {
-    let owner = match own {
-        Own::T(column) => Owner::Tenant { column: (*column).to_owned() },
-        Own::P(column, table, key) => {
-            Owner::Parent { column: (*column).to_owned(), table: (*table).to_owned(), key: (*key).to_owned() }
-        }
-        Own::R => Owner::Reference,
-    };
-    TableConfig { kind: "metadata".parse().unwrap(), owner }
+    fn commit(&mut self, _commit: Commit) -> Result<(), CaptureError> {
+        Ok(())
+    }
 }
 
 /// A file under capture.
@@ -232,7 +219,7 @@ impl Shard {
     /// Polls and compares, without acknowledging.
     pub fn poll(&mut self) -> Polled {
         self.replay.begin();
-        let polled = self.source.poll(self.boundary, &mut self.replay).unwrap();
+        let polled = self.source.poll(self.boundary, false, &mut self.replay).unwrap();
         self.replay.apply();
         assert!(polled.boundary.at >= self.boundary.at && polled.boundary.position >= self.boundary.position);
         self.boundary = polled.boundary;
@@ -243,7 +230,7 @@ impl Shard {
     /// Polls without replaying, for states that the plain joins cannot judge.
     pub fn poll_unchecked(&mut self) -> Vec<String> {
         self.replay.begin();
-        self.boundary = self.source.poll(self.boundary, &mut self.replay).unwrap().boundary;
+        self.boundary = self.source.poll(self.boundary, false, &mut self.replay).unwrap().boundary;
         self.replay.changes.clear();
         self.log()
     }

@@ -356,7 +356,13 @@ impl CaptureSource for SqliteSource {
             }
             _ => None,
         };
-        Ok(ShardState { incarnation, acknowledged: Position(acknowledged.cast_unsigned()), head, last })
+        Ok(ShardState {
+            incarnation,
+            acknowledged: Position(acknowledged.cast_unsigned()),
+            head,
+            last,
+            broken: None,
+        })
     }
 
     fn begin_incarnation(&mut self, incarnation: &Incarnation) -> Result<(), CaptureError> {
@@ -395,7 +401,12 @@ impl CaptureSource for SqliteSource {
         })
     }
 
-    fn poll(&mut self, after: Boundary, sink: &mut dyn ChangeSink) -> Result<Polled, CaptureError> {
+    fn poll(
+        &mut self,
+        after: Boundary,
+        _watermark: bool,
+        sink: &mut dyn ChangeSink,
+    ) -> Result<Polled, CaptureError> {
         let path = self.path.display().to_string();
         let told = self.told.clone();
         let mut newly_told = Vec::new();
@@ -529,6 +540,7 @@ fn deliver_pending(
 ) -> Result<(), ReadError> {
     for pending in &view.pending {
         sink.table_event(TableEvent {
+            position: None,
             table: pending.name.clone(),
             kind: pending.kind.clone(),
             event: pending.event,
@@ -552,6 +564,7 @@ fn undeclared_event(table: &str, at: Timestamp, view: &View) -> TableEvent {
     #[expect(clippy::expect_used, reason = "a fixed, valid name")]
     let kind = any.unwrap_or_else(|| "metadata".parse().expect("a valid kind"));
     TableEvent {
+        position: None,
         table: table.to_owned(),
         kind,
         event: TableEventKind::Undeclared,

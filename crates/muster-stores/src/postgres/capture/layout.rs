@@ -1,0 +1,382 @@
+//! The captured tables of a database: as declared, as they are, and how a row leads to its site.
+//!
+//! # Invariants
+//! - A table is captured only if the log carries key and owner of every changed or deleted row, so that an application's
+//!   UPDATE never fails for being published.
+//! - A table's signature changes whenever its rows' text may have changed without a change of rows in the log: columns,
+//!   files (a rewrite, or a partition that came, went or was emptied), membership of the publication.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use muster_types::table::{CapturedTable, Owner};
+use muster_types::topology::TableConfig;
+use tokio_postgres::{Error, GenericClient};
+
+use super::pgoutput::Relation;
+use crate::postgres::schema::{self, LiveTable, ReplicaIdentity, quote};
+
+/// A captured table.
+#[derive(Clone, Debug)]
+pub(super) struct Captured {
+    pub(super) table: CapturedTable,
+    pub(super) live: LiveTable,
+    /// Whose its rows are.
+    pub(super) owner: RowOwner,
+    /// Stored columns that name rows of this table in its children.
+    pub(super) referenced: Vec<usize>,
+    /// Stored columns that the log carries of every old row.
+    pub(super) identity: Vec<usize>,
+    /// Types and names of its stored columns.
+    columns: Vec<(String, u32, i32)>,
+    /// What tells that it was changed as a whole.
+    pub(super) signature: Signature,
+}
+
+/// See the module's invariants.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(super) struct Signature {
+    /// Number of the table in the catalog.
+    oid: u32,
+    /// Number of its membership of the publication; none outside.
+    pub(super) published: Option<u32>,
+    columns: Vec<String>,
+    /// Tables and partitions that hold rows, with their files.
+    files: Vec<(u32, u32)>,
+}
+
+impl Signature {
+    /// In words, what changed since `before`; `None` when nothing did. An emptied table has a new file.
+    pub(super) fn change_since(&self, before: &Self, truncated: bool) -> Option<&'static str> {
+        let parts = |signature: &Self| signature.files.iter().map(|(oid, _)| *oid).collect::<Vec<_>>();
+        if self.oid != before.oid {
+            Some("it was dropped and made anew")
+        } else if self.columns != before.columns {
+            Some("its columns changed")
+        } else if self.published != before.published {
+            Some("it was taken out of the publication for a time")
+        } else if parts(self) != parts(before) {
+            Some("its partitions changed")
+        } else if self.files != before.files && (!truncated || self.files.len() > 1) {
+            Some("it was rewritten, or a partition was emptied")
+        } else {
+            None
+        }
+    }
+}
+
+/// Whose the rows of a table are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum RowOwner {
+    /// Nobody's.
+    Nobody,
+    /// The stored column holds the site.
+    Tenant(usize),
+    /// The stored column `column` holds what the stored column `key` of table `table` holds.
+    Parent { column: usize, table: usize, key: usize },
+}
+
+/// All captured tables, parents and children linked by number.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Layout {
+    pub(super) tables: Vec<Captured>,
+    by_oid: HashMap<u32, usize>,
+    /// Tables that are there and not captured, with the reason.
+    pub(super) refused: BTreeMap<String, String>,
+    /// Statements that would let the refused ones in.
+    pub(super) fixes: Vec<String>,
+    /// Tables that nothing declares.
+    pub(super) undeclared: Vec<String>,
+    /// Tables in the publication that must not be there.
+    pub(super) misplaced: Vec<String>,
+    /// What the catalog was when this was read.
+    pub(super) fingerprint: String,
+}
+
+impl Layout {
+    pub(super) fn by_relation(&self, relation: &Relation) -> Option<usize> {
+        self.by_oid.get(&relation.id).copied()
+    }
+
+    pub(super) fn by_name(&self, name: &str) -> Option<usize> {
+        self.tables.iter().position(|table| table.table.def.name == name)
+    }
+
+    /// Tables whose rows are found through `table`, at any depth.
+    pub(super) fn descendants(&self, table: usize) -> BTreeSet<usize> {
+        let mut found = BTreeSet::new();
+        let mut next = vec![table];
+        while let Some(parent) = next.pop() {
+            for (child, captured) in self.tables.iter().enumerate() {
+                let is_child = matches!(captured.owner, RowOwner::Parent { table, .. } if table == parent);
+                if is_child && found.insert(child) {
+                    next.push(child);
+                }
+            }
+        }
+        found
+    }
+}
+
+impl Captured {
+    pub(super) fn name(&self) -> &str {
+        &self.table.def.name
+    }
+
+    /// The log describes the table as it is known.
+    pub(super) fn fits(&self, relation: &Relation) -> bool {
+        let theirs = relation.columns.iter();
+        let theirs = theirs.map(|column| (column.name.as_str(), column.type_oid, column.type_modifier));
+        theirs.eq(self.columns.iter().map(|(name, oid, modifier)| (name.as_str(), *oid, *modifier)))
+    }
+
+    /// The log's old rows have the columns that they are known to have. What it says of a partitioned table is not said of
+    /// its partitions, which count.
+    pub(super) fn is_identified_by(&self, relation: &Relation) -> bool {
+        let logged = |column: &usize| relation.columns.get(*column).is_some_and(|column| column.identity);
+        self.live.partitioned || self.identity.iter().all(logged)
+    }
+
+    /// Whether the server fills the column's text up with blanks, which mean nothing.
+    pub(super) fn is_padded(&self, column: usize) -> bool {
+        /// Number of the type `character(n)` in every catalog.
+        const BPCHAR: u32 = 1042;
+        self.columns.get(column).is_some_and(|(_, type_oid, _)| *type_oid == BPCHAR)
+    }
+
+    /// A stored column as SQL.
+    pub(super) fn column_sql(&self, index: usize) -> String {
+        quote(self.columns.get(index).map_or("", |(name, _, _)| name))
+    }
+
+    pub(super) fn width(&self) -> usize {
+        self.columns.len()
+    }
+}
+
+/// One text that changes with every change of tables, columns, keys, files or of the publication; cheap to ask for.
+pub(super) async fn fingerprint(client: &impl GenericClient, publication: &str) -> Result<String, Error> {
+    let sql = "SELECT md5(coalesce(string_agg(x, ',' ORDER BY x), '')) FROM (\
+        SELECT concat_ws(' ', c.oid, n.nspname, c.relname, c.relkind, c.relfilenode, c.relreplident, \
+        c.relispartition, c.relpersistence, \
+        (SELECT string_agg(concat_ws(':', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull, \
+         a.attisdropped, a.attgenerated), ';' ORDER BY a.attnum) \
+         FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0), \
+        (SELECT string_agg(concat_ws(':', i.indexrelid, i.indisunique, i.indisprimary, i.indisreplident, \
+         i.indisvalid, i.indkey), ';' ORDER BY i.indexrelid) FROM pg_index i WHERE i.indrelid = c.oid), \
+        (SELECT r.oid FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid \
+         WHERE r.prrelid = c.oid AND p.pubname = $1)) x \
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+        WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' \
+        AND n.nspname NOT IN ('information_schema', 'muster')) s";
+    Ok(client.query_one(sql, &[&publication]).await?.get(0))
+}
+
+/// Reads what there is, and links it.
+pub(super) async fn read(
+    client: &impl GenericClient,
+    publication: &str,
+    declared: &BTreeMap<String, TableConfig>,
+) -> Result<Layout, Error> {
+    let fingerprint = fingerprint(client, publication).await?;
+    let live = schema::read(client).await?;
+    let mut columns = columns(client).await?;
+    let mut files = files(client).await?;
+    let published = published(client, publication).await?;
+    let mut layout = Layout { fingerprint, ..Layout::default() };
+    let mut chosen = Vec::new();
+    for table in live {
+        let name = table.def.name.clone();
+        let Some(config) = declared.get(&name) else {
+            if published.contains_key(&table.oid) {
+                layout.misplaced.push(table.qualified());
+            }
+            layout.undeclared.push(name);
+            continue;
+        };
+        match obstacle(&table, config, &referenced(declared, &name)) {
+            Some((reason, fix)) => {
+                if published.contains_key(&table.oid) {
+                    layout.misplaced.push(table.qualified());
+                }
+                layout.refused.insert(name, reason);
+                layout.fixes.extend(fix);
+            }
+            None => chosen.push((table, config)),
+        }
+    }
+    // A child goes with its parent.
+    loop {
+        let names: BTreeSet<String> = chosen.iter().map(|(table, _)| table.def.name.clone()).collect();
+        let orphan = chosen.iter().position(
+            |(_, config)| matches!(&config.owner, Owner::Parent { table, .. } if !names.contains(table)),
+        );
+        let Some(orphan) = orphan else { break };
+        let (table, _) = chosen.remove(orphan);
+        layout.refused.insert(table.def.name.clone(), "the table that owns it is not captured".to_owned());
+    }
+    let numbers: HashMap<String, usize> =
+        chosen.iter().enumerate().map(|(number, (table, _))| (table.def.name.clone(), number)).collect();
+    for (table, config) in chosen {
+        let signature = Signature {
+            oid: table.oid,
+            published: published.get(&table.oid).copied(),
+            columns: Vec::new(),
+            files: files.remove(&table.oid).unwrap_or_default(),
+        };
+        let columns = columns.remove(&table.oid).unwrap_or_default();
+        layout.by_oid.insert(table.oid, layout.tables.len());
+        layout.tables.push(captured(table, config, &numbers, columns, signature));
+    }
+    link(&mut layout.tables);
+    Ok(layout)
+}
+
+fn captured(
+    live: LiveTable,
+    config: &TableConfig,
+    numbers: &HashMap<String, usize>,
+    columns: Vec<(String, u32, i32)>,
+    mut signature: Signature,
+) -> Captured {
+    let at = |name: &str| columns.iter().position(|(column, ..)| column == name);
+    let owner = match &config.owner {
+        Owner::Tenant { column } => at(column).map(RowOwner::Tenant),
+        // The key's place is filled in when all tables are known.
+        Owner::Parent { column, table, .. } => at(column)
+            .zip(numbers.get(table))
+            .map(|(column, table)| RowOwner::Parent { column, table: *table, key: usize::MAX }),
+        Owner::Reference => Some(RowOwner::Nobody),
+    };
+    let identity = live.logged_old_columns().iter().filter_map(|name| at(name)).collect();
+    signature.columns =
+        columns.iter().map(|(name, oid, modifier)| format!("{name} {oid} {modifier}")).collect();
+    let table =
+        CapturedTable { kind: config.kind.clone(), owner: config.owner.clone(), def: live.def.clone() };
+    let owner = owner.unwrap_or(RowOwner::Nobody);
+    Captured { table, live, owner, referenced: Vec::new(), identity, columns, signature }
+}
+
+fn link(tables: &mut [Captured]) {
+    for child in 0..tables.len() {
+        let RowOwner::Parent { column, table, .. } = tables[child].owner else { continue };
+        let Owner::Parent { key: name, .. } = tables[child].table.owner.clone() else { continue };
+        let place = tables[table].columns.iter().position(|(column, ..)| *column == name);
+        // A key that is not stored cannot be looked for: the rows belong to nobody.
+        tables[child].owner = match place {
+            Some(key) => {
+                if !tables[table].referenced.contains(&key) {
+                    tables[table].referenced.push(key);
+                }
+                RowOwner::Parent { column, table, key }
+            }
+            None => RowOwner::Nobody,
+        };
+    }
+}
+
+/// Columns by which other tables name the rows of this one.
+fn referenced<'d>(declared: &'d BTreeMap<String, TableConfig>, name: &str) -> BTreeSet<&'d String> {
+    let key = |config: &'d TableConfig| match &config.owner {
+        Owner::Parent { table, key, .. } if table == name => Some(key),
+        _ => None,
+    };
+    declared.values().filter_map(key).collect()
+}
+
+/// Why a declared table cannot be captured, and the statements that change that.
+fn obstacle(
+    table: &LiveTable,
+    config: &TableConfig,
+    referenced: &BTreeSet<&String>,
+) -> Option<(String, Vec<String>)> {
+    let name = table.qualified();
+    if table.unlogged || table.partitions.iter().any(|partition| partition.unlogged) {
+        return Some((
+            "it is unlogged: its changes are not in the log".to_owned(),
+            vec![format!("ALTER TABLE {name} SET LOGGED;")],
+        ));
+    }
+    if table.def.key.is_empty() {
+        let fix = format!("ALTER TABLE {name} ADD PRIMARY KEY (…);");
+        return Some(("it has no primary key, so that its rows cannot be told apart".to_owned(), vec![fix]));
+    }
+    let owner = match &config.owner {
+        Owner::Tenant { column } | Owner::Parent { column, .. } => Some(column),
+        Owner::Reference => None,
+    };
+    if let Some(column) = owner
+        && !table.def.stored_columns().any(|stored| stored.name == *column)
+    {
+        return Some((format!("it has no stored column `{column}`"), Vec::new()));
+    }
+    let logged = table.logged_old_columns();
+    let needed: BTreeSet<&String> =
+        table.def.key.iter().chain(owner).chain(referenced.iter().copied()).collect();
+    let missing: Vec<&&String> = needed.iter().filter(|column| !logged.contains(**column)).collect();
+    if missing.is_empty() {
+        return None;
+    }
+    let names: Vec<String> = missing.iter().map(|column| format!("`{column}`")).collect();
+    let reason = format!("a deletion in the log does not carry {}", names.join(", "));
+    Some((reason, identity_fix(table, &needed)))
+}
+
+/// Statements that put key and owner into the replica identity.
+fn identity_fix(table: &LiveTable, needed: &BTreeSet<&String>) -> Vec<String> {
+    let more: Vec<&String> =
+        needed.iter().copied().filter(|column| !table.def.key.contains(*column)).collect();
+    let nullable =
+        |name: &String| table.def.columns.iter().any(|column| column.name == *name && !column.not_null);
+    let relations: Vec<String> = if table.partitioned {
+        table.partitions.iter().map(|part| schema::qualified(&part.schema, &part.name)).collect()
+    } else {
+        vec![table.qualified()]
+    };
+    if table.partitioned || more.iter().copied().any(nullable) {
+        return relations.iter().map(|name| format!("ALTER TABLE {name} REPLICA IDENTITY FULL;")).collect();
+    }
+    let name = table.qualified();
+    if table.replica_identity != ReplicaIdentity::Default && more.is_empty() {
+        return vec![format!("ALTER TABLE {name} REPLICA IDENTITY DEFAULT;")];
+    }
+    let mut columns: Vec<String> = table.def.key.iter().map(|column| quote(column)).collect();
+    columns.extend(more.iter().map(|column| quote(column)));
+    let index = quote(&format!("{}_identity", table.name));
+    vec![
+        format!("CREATE UNIQUE INDEX {index} ON {name} ({});", columns.join(", ")),
+        format!("ALTER TABLE {name} REPLICA IDENTITY USING INDEX {index};"),
+    ]
+}
+
+type Columns = Vec<(String, u32, i32)>;
+
+/// Name, type and type modifier of stored columns, by table.
+async fn columns(client: &impl GenericClient) -> Result<HashMap<u32, Columns>, Error> {
+    let sql = "SELECT a.attrelid, a.attname::text, a.atttypid, a.atttypmod FROM pg_attribute a \
+        JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p') \
+        WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attrelid, a.attnum";
+    let mut found: HashMap<u32, Columns> = HashMap::new();
+    for row in client.query(sql, &[]).await? {
+        found.entry(row.get(0)).or_default().push((row.get(1), row.get(2), row.get(3)));
+    }
+    Ok(found)
+}
+
+/// Tables and partitions that hold rows, with their files, by table or root.
+async fn files(client: &impl GenericClient) -> Result<HashMap<u32, Vec<(u32, u32)>>, Error> {
+    let sql = "SELECT coalesce(pg_partition_root(c.oid)::oid, c.oid), c.oid, c.relfilenode FROM pg_class c \
+        WHERE c.relkind = 'r' AND c.relpersistence <> 't' ORDER BY 1, 2";
+    let mut found: HashMap<u32, Vec<(u32, u32)>> = HashMap::new();
+    for row in client.query(sql, &[]).await? {
+        found.entry(row.get(0)).or_default().push((row.get(1), row.get(2)));
+    }
+    Ok(found)
+}
+
+/// Members of the publication.
+async fn published(client: &impl GenericClient, publication: &str) -> Result<HashMap<u32, u32>, Error> {
+    let sql = "SELECT r.prrelid, r.oid FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid \
+        WHERE p.pubname = $1";
+    let rows = client.query(sql, &[&publication]).await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
