@@ -1,38 +1,15 @@
 //! Live definitions beside those at the recovery point: what restored rows meet.
 
-use std::collections::BTreeMap;
-
-use muster_types::Digest;
 use muster_types::table::{ColumnDef, TableDef};
 
+use crate::comparison::Comparison;
 use crate::sqlite::schema::affinity_of;
-
-/// What became of a table between the recovery point and now.
-#[derive(Debug, Default)]
-pub(super) struct Comparison {
-    /// Differences that restored rows can live with, in words.
-    pub(super) notes: Vec<String>,
-    /// Differences that they cannot, in words.
-    pub(super) obstacles: Vec<String>,
-    /// Columns that are new; restored rows get their default.
-    pub(super) added: Vec<ColumnDef>,
-}
-
-impl Comparison {
-    /// All differences in words, obstacles first.
-    pub(super) fn texts(&self) -> Vec<String> {
-        self.obstacles.iter().chain(&self.notes).cloned().collect()
-    }
-}
 
 /// Compares one table.
 pub(super) fn compare(then: &TableDef, now: Option<&TableDef>) -> Comparison {
-    let mut found = Comparison::default();
     let table = &then.name;
-    let Some(now) = now else {
-        found.obstacles.push(format!("table `{table}` is gone"));
-        return found;
-    };
+    let Some(now) = now else { return Comparison::gone(table) };
+    let mut found = Comparison::default();
     for column in then.stored_columns() {
         compare_column(table, column, now, &mut found);
     }
@@ -42,18 +19,7 @@ pub(super) fn compare(then: &TableDef, now: Option<&TableDef>) -> Comparison {
         }
         added_column(table, column, &mut found);
     }
-    if then.key != now.key {
-        found.notes.push(format!(
-            "table `{table}`: its primary key was ({}) and is ({})",
-            then.key.join(", "),
-            now.key.join(", ")
-        ));
-    }
-    for unique in
-        now.unique.iter().filter(|unique| !then.unique.iter().any(|old| old.columns == unique.columns))
-    {
-        found.notes.push(format!("table `{table}`: ({}) is unique since", unique.columns.join(", ")));
-    }
+    found.keys(then, now);
     found
 }
 
@@ -93,20 +59,6 @@ fn added_column(table: &str, column: &ColumnDef, found: &mut Comparison) {
 
 fn same_name(one: &str, other: &str) -> bool {
     one.eq_ignore_ascii_case(other)
-}
-
-/// Identifies the live definitions of some tables; a plan made for them is void when it changes.
-pub(super) fn definitions_digest(live: &BTreeMap<String, Option<TableDef>>) -> Digest {
-    let lines: Vec<String> = live
-        .iter()
-        .map(|(name, def)| {
-            format!(
-                "{name:?} {}",
-                def.as_ref().map_or_else(|| "none".to_owned(), |def| def.digest().to_string())
-            )
-        })
-        .collect();
-    Digest::of(lines.join("\n").as_bytes())
 }
 
 #[cfg(test)]

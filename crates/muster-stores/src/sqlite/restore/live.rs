@@ -7,10 +7,11 @@ use muster_types::table::{CapturedTable, ColumnDef, Owner, TableDef};
 use muster_types::{Digest, Kind};
 use rusqlite::Connection;
 
-use super::compare::{Comparison, compare, definitions_digest};
+use super::compare::compare;
 use super::effects::Watched;
 use super::log::{Installed, installed, maps_of};
 use super::shard::Shard;
+use crate::comparison::{Comparison, definitions_digest};
 use crate::sqlite::schema;
 use crate::sqlite::system::OwnerMap;
 
@@ -129,7 +130,8 @@ fn load_in_transaction(
             tables.push(LiveTable { now, owner, installed, maps, then: None, added: Vec::new() });
         }
     }
-    Ok(LiveTables { tables, definitions: definitions_digest(&by_name), schema_version })
+    let definitions = definitions_digest(by_name.iter().map(|(name, def)| (name.as_str(), def.as_ref())));
+    Ok(LiveTables { tables, definitions, schema_version })
 }
 
 fn declared_maps(shard: &Shard, work: &StoreWork, table: &str) -> Vec<OwnerMap> {

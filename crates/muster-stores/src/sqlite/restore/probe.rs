@@ -11,10 +11,11 @@ use muster_types::table::{Owner, TableDef};
 use muster_types::{Kind, SiteId, StoreId};
 use rusqlite::Connection;
 
-use super::compare::{compare, definitions_digest};
+use super::compare::compare;
 use super::live::{kind_tables, read_definition};
 use super::shard::Shard;
 use super::sql::probed_rows;
+use crate::comparison::definitions_digest;
 use crate::sqlite::system;
 
 /// Looks at stores in one read transaction.
@@ -59,7 +60,9 @@ impl Look<'_> {
         }
         Ok(LiveStore {
             rows: self.rows(&probe.store, probe)?,
-            definitions: Some(definitions_digest(&definitions)),
+            definitions: Some(definitions_digest(
+                definitions.iter().map(|(name, def)| (name.as_str(), def.as_ref())),
+            )),
             differences,
             claimed_by: None,
             unwritable: None,

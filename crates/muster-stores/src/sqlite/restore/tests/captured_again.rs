@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use muster_engine::driver::StoreDriver;
 use muster_rows::{Change, Op, Row};
-use muster_types::segment::{Mark, TableEvent};
+use muster_types::segment::{Commit, Mark, TableEvent};
 use muster_types::table::CapturedTable;
 use muster_types::{Boundary, Position, SiteId, Timestamp};
 use proptest::prelude::*;
@@ -82,6 +82,10 @@ impl ChangeSink for Poll {
 
     fn table_event(&mut self, event: TableEvent) -> Result<(), CaptureError> {
         panic!("{event:?}");
+    }
+
+    fn commit(&mut self, _commit: Commit) -> Result<(), CaptureError> {
+        Ok(())
     }
 }
 
@@ -219,7 +223,7 @@ impl World {
     /// The replica, brought up to date by the log, is what a snapshot sees.
     fn poll(&mut self) {
         let mut poll = Poll::default();
-        let polled = self.source.poll(self.boundary, &mut poll).unwrap();
+        let polled = self.source.poll(self.boundary, false, &mut poll).unwrap();
         poll.replay(&mut self.replica);
         self.boundary = polled.boundary;
         let mut now = Replica::default();

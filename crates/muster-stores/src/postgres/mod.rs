@@ -1,0 +1,23 @@
+//! PostgreSQL shards: one database with many sites' rows.
+//!
+//! - [`connect`]: connections and the settings that text depends on. [`schema`]: reading table definitions.
+//! - [`system`]: the tables that Muster keeps in a shard.
+//! - [`capture`]: the capture side, a [`CaptureSource`](crate::capture::CaptureSource).
+//! - [`restore`]: the restore side, a [`StoreDriver`](muster_engine::driver::StoreDriver).
+
+pub mod capture;
+pub mod connect;
+pub mod restore;
+pub mod schema;
+pub mod system;
+
+pub use capture::PostgresSource;
+pub use restore::PostgresDriver;
+pub use schema::live_tables;
+
+/// For names that must not meet, also those that another process makes on the same server.
+fn random_number() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    // Every state is keyed at random.
+    std::hash::RandomState::new().build_hasher().finish()
+}

@@ -1,0 +1,95 @@
+//! The driver: every call of the trait.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use muster_engine::driver::{
+    ClaimRefusal, DriverError, LoggedChange, PublishRecord, RowBatch, StoreDriver, StoreProbe, StoreWork,
+};
+use muster_types::journal::{NeighbourDigest, Published, TableDigest};
+use muster_types::plan::LiveStore;
+use muster_types::topology::TableConfig;
+use muster_types::{Epoch, Position, RunId, ShardName, StoreId};
+use tokio::sync::mpsc;
+
+use super::shard::Shard;
+use super::{fence, look, probe, proof, publish, stage};
+use crate::postgres::system;
+
+/// The restore side of one database.
+#[derive(Clone)]
+pub struct PostgresDriver {
+    shard: Arc<Shard>,
+}
+
+impl PostgresDriver {
+    /// For the declared `tables` of `shard`. Connects to nothing yet; a connection that cannot be understood is told by
+    /// the first call.
+    pub fn new(shard: ShardName, connection: &str, tables: BTreeMap<String, TableConfig>) -> Self {
+        Self { shard: Arc::new(Shard::new(shard, connection, tables)) }
+    }
+}
+
+#[async_trait]
+impl StoreDriver for PostgresDriver {
+    async fn probe(&self, stores: &[StoreProbe]) -> Result<Vec<LiveStore>, DriverError> {
+        probe::probe(&self.shard, stores).await
+    }
+
+    async fn live_rows(&self, store: &StoreProbe, rows: mpsc::Sender<RowBatch>) -> Result<(), DriverError> {
+        look::live_rows(&self.shard, store, &rows).await
+    }
+
+    async fn fence(&self, run: &RunId, epoch: Epoch) -> Result<Vec<PublishRecord>, DriverError> {
+        fence::fence(&self.shard, run, epoch).await
+    }
+
+    async fn claim(
+        &self,
+        run: &RunId,
+        epoch: Epoch,
+        stores: &[StoreId],
+    ) -> Result<Vec<ClaimRefusal>, DriverError> {
+        fence::claim(&self.shard, run, epoch, stores).await
+    }
+
+    async fn stage(&self, work: &StoreWork, rows: mpsc::Receiver<RowBatch>) -> Result<(), DriverError> {
+        stage::stage(&self.shard, work, rows).await
+    }
+
+    async fn digest_staged(&self, work: &StoreWork) -> Result<BTreeMap<String, TableDigest>, DriverError> {
+        stage::digest_staged(&self.shard, work).await
+    }
+
+    async fn publish(
+        &self,
+        work: &StoreWork,
+        expected: &BTreeMap<String, TableDigest>,
+    ) -> Result<Published, DriverError> {
+        publish::publish(&self.shard, work, expected).await
+    }
+
+    /// The log is read from the repository alone: a slot gives it to one reader only, which is capture.
+    async fn logged_changes(
+        &self,
+        _: Position,
+        upto: Position,
+    ) -> Result<(Position, Vec<LoggedChange>), DriverError> {
+        Ok((Position(upto.0.saturating_add(1)), Vec::new()))
+    }
+
+    async fn neighbour_digest(&self, excluded: &BTreeSet<StoreId>) -> Result<NeighbourDigest, DriverError> {
+        proof::neighbour_digest(&self.shard, excluded).await
+    }
+
+    async fn release(&self, run: &RunId, stores: &[StoreId]) -> Result<(), DriverError> {
+        let session = self.shard.session().await?;
+        let ready = system::ensure_run_tables(&*session).await;
+        ready.map_err(|error| self.shard.error("create schema `muster`", &error))?;
+        fence::release(&self.shard, &session, run, stores).await?;
+        stage::remove(&self.shard, &session, run, stores).await?;
+        session.keep();
+        Ok(())
+    }
+}

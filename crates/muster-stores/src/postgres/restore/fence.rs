@@ -1,0 +1,239 @@
+//! Epochs, claims and publish records: what keeps two engines on one run and two runs on one store apart.
+
+use muster_engine::driver::{ClaimRefusal, DriverError, ErrorClass, PublishRecord, StoreWork};
+use muster_types::journal::Published;
+use muster_types::{Epoch, Position, RunId, StoreId, Timestamp};
+use tokio_postgres::types::PgLsn;
+use tokio_postgres::{Client, Error, Row};
+
+use super::shard::Shard;
+use crate::postgres::system;
+
+/// How long raising an epoch waits for one open publish transaction before it says so; the engine asks again.
+const FENCE_WAIT: &str = "30s";
+
+/// Raises the epoch, and returns what the run has published.
+pub(super) async fn fence(
+    shard: &Shard,
+    run: &RunId,
+    epoch: Epoch,
+) -> Result<Vec<PublishRecord>, DriverError> {
+    let session = shard.session().await?;
+    let failed = |error: Error| shard.error(&format!("raise the epoch of run {run}"), &error);
+    system::ensure_run_tables(&*session).await.map_err(failed)?;
+    session
+        .batch_execute(&format!("BEGIN; SET LOCAL lock_timeout = '{FENCE_WAIT}'"))
+        .await
+        .map_err(failed)?;
+    let raised = session
+        .execute(
+            "INSERT INTO muster.epoch AS e (run, epoch) VALUES ($1, $2) \
+             ON CONFLICT (run) DO UPDATE SET epoch = $2 WHERE e.epoch <= $2",
+            &[&run.as_str(), &number(epoch)],
+        )
+        .await
+        .map_err(failed)?;
+    if raised == 0 {
+        let found = epoch_of(&session, run, "").await.map_err(failed)?.unwrap_or(epoch);
+        return Err(fenced(shard, run, epoch, found));
+    }
+    session.batch_execute("COMMIT").await.map_err(failed)?;
+    let sql = format!("{RECORD} WHERE run = $1 ORDER BY site, kind");
+    let rows = session.query(&sql, &[&run.as_str()]).await.map_err(failed)?;
+    let records = rows.iter().map(|row| {
+        let text = format!("site:{}/{}", row.get::<_, &str>(6), row.get::<_, &str>(7));
+        let store = text.parse().map_err(|error| {
+            shard.permanent(format!("a publish record names no store: {error}"), "remove that row")
+        })?;
+        Ok(PublishRecord { store, published: published(row) })
+    });
+    let records = records.collect::<Result<_, DriverError>>()?;
+    session.keep();
+    Ok(records)
+}
+
+/// Fails unless the run's epoch row is exactly `epoch`, and keeps it so until the transaction ends.
+pub(super) async fn check_epoch(shard: &Shard, client: &Client, work: &StoreWork) -> Result<(), DriverError> {
+    let found = epoch_of(client, &work.run, "FOR SHARE").await;
+    match found.map_err(|error| shard.error("read the run's epoch", &error))? {
+        Some(found) if found == work.epoch => Ok(()),
+        Some(found) if found > work.epoch => Err(fenced(shard, &work.run, work.epoch, found)),
+        _ => Err(shard.permanent(
+            format!("run {} has not announced epoch {} here", work.run, work.epoch),
+            "the shard was rewound during the run, perhaps: resume the run, which announces it again",
+        )),
+    }
+}
+
+async fn epoch_of(client: &Client, run: &RunId, lock: &str) -> Result<Option<Epoch>, Error> {
+    let sql = format!("SELECT epoch FROM muster.epoch WHERE run = $1 {lock}");
+    let found = client.query_opt(&sql, &[&run.as_str()]).await?;
+    Ok(found.map(|row| Epoch(row.get::<_, i64>(0).cast_unsigned())))
+}
+
+fn fenced(shard: &Shard, run: &RunId, epoch: Epoch, found: Epoch) -> DriverError {
+    DriverError::new(
+        ErrorClass::Fenced,
+        format!(
+            "shard `{}`: run {run} is held under epoch {found}, and this engine has {epoch}",
+            shard.name()
+        ),
+        "another engine took the run over: follow it with `muster status`",
+    )
+}
+
+/// Claims stores for a run; returns those that another run holds.
+pub(super) async fn claim(
+    shard: &Shard,
+    run: &RunId,
+    epoch: Epoch,
+    stores: &[StoreId],
+) -> Result<Vec<ClaimRefusal>, DriverError> {
+    let session = shard.session().await?;
+    let failed = |error: Error| shard.error(&format!("claim stores for run {run}"), &error);
+    system::ensure_run_tables(&*session).await.map_err(failed)?;
+    let (sites, kinds) = columns(stores);
+    session.batch_execute("BEGIN").await.map_err(failed)?;
+    let found = epoch_of(&session, run, "FOR SHARE").await.map_err(failed)?;
+    match found {
+        Some(found) if found == epoch => {}
+        found => return Err(fenced(shard, run, epoch, found.unwrap_or_default())),
+    }
+    // In one order, so that two runs never wait for each other in a circle.
+    let rows = session
+        .query(
+            "INSERT INTO muster.claim AS c (site, kind, run, epoch) \
+             SELECT site, kind, $3, $4 FROM unnest($1::text[], $2::text[]) s(site, kind) ORDER BY site, kind \
+             ON CONFLICT (site, kind) DO UPDATE SET epoch = CASE WHEN c.run = $3 THEN $4 ELSE c.epoch END \
+             RETURNING site, kind, run",
+            &[&sites, &kinds, &run.as_str(), &number(epoch)],
+        )
+        .await
+        .map_err(failed)?;
+    session.batch_execute("COMMIT").await.map_err(failed)?;
+    let mut refused = Vec::new();
+    for row in rows.iter().filter(|row| row.get::<_, &str>(2) != run.as_str()) {
+        let at = |store: &&StoreId| {
+            store.site.as_str() == row.get::<_, &str>(0) && store.kind.as_str() == row.get::<_, &str>(1)
+        };
+        let Some(store) = stores.iter().find(at) else { continue };
+        let held_by = RunId::new(row.get::<_, String>(2)).map_err(|error| {
+            shard.permanent(format!("a claim on {store} names no run: {error}"), "remove that claim row")
+        })?;
+        refused.push(ClaimRefusal { store: store.clone(), held_by });
+    }
+    session.keep();
+    Ok(refused)
+}
+
+fn columns(stores: &[StoreId]) -> (Vec<&str>, Vec<&str>) {
+    stores.iter().map(|store| (store.site.as_str(), store.kind.as_str())).unzip()
+}
+
+/// Fails unless `run` holds the claim on `store`, and keeps it so until the transaction ends.
+pub(super) async fn check_claim(shard: &Shard, client: &Client, work: &StoreWork) -> Result<(), DriverError> {
+    let (run, store) = (&work.run, &work.store);
+    let found = client
+        .query_opt(
+            "SELECT run FROM muster.claim WHERE site = $1 AND kind = $2 FOR SHARE",
+            &[&store.site.as_str(), &store.kind.as_str()],
+        )
+        .await
+        .map_err(|error| shard.error("read its claims", &error))?;
+    match found.as_ref().map(|row| row.get::<_, &str>(0)) {
+        Some(holder) if holder == run.as_str() => Ok(()),
+        Some(holder) => Err(shard.permanent(
+            format!("{store} is claimed by run {holder}"),
+            format!("finish or abandon run {holder} first, then resume run {run}"),
+        )),
+        None => Err(shard.permanent(
+            format!("{store} is not claimed by run {run}"),
+            "resume the run, which claims its stores again",
+        )),
+    }
+}
+
+/// Releases claims of a run; those of others stay.
+pub(super) async fn release(
+    shard: &Shard,
+    client: &Client,
+    run: &RunId,
+    stores: &[StoreId],
+) -> Result<(), DriverError> {
+    let (sites, kinds) = columns(stores);
+    client
+        .execute(
+            "DELETE FROM muster.claim c USING unnest($1::text[], $2::text[]) s(site, kind) \
+             WHERE c.site = s.site AND c.kind = s.kind AND c.run = $3",
+            &[&sites, &kinds, &run.as_str()],
+        )
+        .await
+        .map(drop)
+        .map_err(|error| shard.error(&format!("release claims of run {run}"), &error))
+}
+
+/// The end of the log stands in for the last position, which the record cannot hold.
+const RECORD: &str = "SELECT rows, replaced, first_lsn, pg_current_wal_insert_lsn(), blocked_us, \
+    (extract(epoch FROM at) * 1000000)::bigint, site, kind FROM muster.published";
+
+/// What the run has published of a store.
+pub(super) async fn record_of(client: &Client, work: &StoreWork) -> Result<Option<Published>, Error> {
+    let sql = format!("{RECORD} WHERE run = $1 AND site = $2 AND kind = $3");
+    let store = &work.store;
+    let found =
+        client.query_opt(&sql, &[&work.run.as_str(), &store.site.as_str(), &store.kind.as_str()]).await?;
+    Ok(found.as_ref().map(published))
+}
+
+fn published(row: &Row) -> Published {
+    let count = |index: usize| row.get::<_, i64>(index).cast_unsigned();
+    let first: Option<PgLsn> = row.get(2);
+    let last: PgLsn = row.get(3);
+    Published {
+        rows: count(0),
+        replaced: count(1),
+        positions: first.map(|first| (Position(first.into()), Position(last.into()))),
+        blocked_micros: count(4),
+        at: Timestamp::from_micros(row.get(5)),
+    }
+}
+
+/// Waits for an earlier attempt at publishing the store that the server is still busy with, and keeps later ones waiting
+/// until the transaction ends: the record then says what became of it.
+pub(super) async fn await_others(client: &Client, work: &StoreWork) -> Result<(), Error> {
+    let step = format!("muster publish {} {}", work.run, work.store);
+    client.query_one("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", &[&step]).await.map(drop)
+}
+
+/// Writes the record of a publish into its transaction; its first position is the end of the log now, and absent where
+/// nothing changed.
+pub(super) async fn insert_record(
+    client: &Client,
+    work: &StoreWork,
+    published: &Published,
+) -> Result<(Option<PgLsn>, Timestamp), Error> {
+    let changed = published.rows + published.replaced > 0;
+    let row = client
+        .query_one(
+            "INSERT INTO muster.published (run, site, kind, epoch, rows, replaced, first_lsn, blocked_us, at) \
+             VALUES ($1, $2, $3, $4, $5, $6, CASE WHEN $8 THEN pg_current_wal_insert_lsn() END, $7, clock_timestamp()) \
+             RETURNING first_lsn, (extract(epoch FROM at) * 1000000)::bigint",
+            &[
+                &work.run.as_str(),
+                &work.store.site.as_str(),
+                &work.store.kind.as_str(),
+                &number(work.epoch),
+                &published.rows.cast_signed(),
+                &published.replaced.cast_signed(),
+                &published.blocked_micros.cast_signed(),
+                &changed,
+            ],
+        )
+        .await?;
+    Ok((row.get(0), Timestamp::from_micros(row.get(1))))
+}
+
+/// An epoch as PostgreSQL stores it.
+pub(super) fn number(epoch: Epoch) -> i64 {
+    epoch.0.cast_signed()
+}

@@ -1,0 +1,181 @@
+//! The live tables of a store, as a publish meets them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_engine::driver::{DriverError, StoreWork};
+use muster_types::table::{CapturedTable, Owner, TableDef};
+use muster_types::{Digest, Kind};
+use tokio_postgres::Client;
+
+use super::compare::compare;
+use super::errors::judge;
+use super::owner::{Owners, Way};
+use super::shard::{Catalog, Shard};
+use crate::comparison::definitions_digest;
+use crate::postgres::schema::{self, LiveTable};
+
+/// Longest wait for the lock of a table, where writers to it queue behind the publish: less than the server's usual
+/// `deadlock_timeout` of 1 s, at which those would begin to be looked at as a deadlock.
+const TABLE_LOCK_WAIT: Duration = Duration::from_millis(800);
+
+/// One live table of a kind.
+pub(super) struct KindTable<'a> {
+    /// Its live definition.
+    pub(super) now: &'a LiveTable,
+    /// From its rows to their site; none for reference tables.
+    pub(super) way: Option<Way<'a>>,
+    /// Its definition at the recovery point; none for a table that was not there.
+    pub(super) then: Option<&'a TableDef>,
+}
+
+impl<'a> KindTable<'a> {
+    pub(super) fn name(&self) -> &'a str {
+        &self.now.def.name
+    }
+
+    /// Names of the columns that restored rows have; none for a table that was not there.
+    pub(super) fn restored_columns(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.then.into_iter().flat_map(TableDef::stored_columns).map(|column| column.name.as_str())
+    }
+}
+
+/// The live tables of a kind: those at the recovery point first and in their order, then those that are new.
+pub(super) fn kind_tables<'a>(
+    shard: &'a Shard,
+    catalog: &'a Catalog,
+    kind: &Kind,
+    tables: &'a [CapturedTable],
+) -> Vec<KindTable<'a>> {
+    let also = tables.iter().map(|table| (table.def.name.as_str(), &table.owner)).collect();
+    let owners = Owners { shard, catalog, also };
+    let declared = |name: &str| shard.tables().get(name).map(|config| &config.owner);
+    let make = |name: &str, owner: &'a Owner, then: Option<&'a TableDef>| {
+        let now = catalog.tables.get(name)?;
+        Some(KindTable { now, way: owners.way(now, owner), then })
+    };
+    let then = tables.iter().filter_map(|table| {
+        let name = table.def.name.as_str();
+        make(name, declared(name).unwrap_or(&table.owner), Some(&table.def))
+    });
+    let new = shard.tables().iter().filter_map(|(name, config)| {
+        let known = tables.iter().any(|table| &table.def.name == name);
+        (&config.kind == kind && !known).then(|| make(name, &config.owner, None)).flatten()
+    });
+    then.chain(new).collect()
+}
+
+/// Digest of the live definitions of the plan's tables.
+pub(super) fn definitions(catalog: &Catalog, tables: &[CapturedTable]) -> Digest {
+    let live: BTreeMap<&str, Option<&LiveTable>> =
+        tables.iter().map(|table| (table.def.name.as_str(), catalog.tables.get(&table.def.name))).collect();
+    definitions_digest(live.into_iter().map(|(name, table)| (name, table.map(|table| &table.def))))
+}
+
+/// Holds the definitions of the work's tables until the transaction ends, and tells them.
+pub(super) async fn hold(
+    shard: &Shard,
+    client: &Client,
+    work: &StoreWork,
+    lock_wait: Duration,
+) -> Result<Arc<Catalog>, DriverError> {
+    let failed = |error: tokio_postgres::Error| shard.error("read its definitions", &error);
+    let known = match shard.known() {
+        Some(known) => known,
+        None => shard.catalog(client).await?,
+    };
+    let oids = lock(shard, client, work, &known, lock_wait).await?;
+    let version = schema::version(client, &oids).await.map_err(failed)?;
+    if known.versions.get(&oids) == Some(&version) {
+        return Ok(known);
+    }
+    let mut fresh = Catalog::read(client).await.map_err(failed)?;
+    fresh.versions.clone_from(&known.versions);
+    fresh.versions.insert(oids.clone(), version);
+    let fresh = shard.learn(fresh);
+    if oids_of(&kind_tables(shard, &fresh, &work.store.kind, &work.tables)) != oids {
+        return Err(shard.transient(
+            format!("a table of {} was made, dropped or renamed meanwhile", work.store),
+            "the step is tried again",
+        ));
+    }
+    Ok(fresh)
+}
+
+async fn lock(
+    shard: &Shard,
+    client: &Client,
+    work: &StoreWork,
+    known: &Catalog,
+    lock_wait: Duration,
+) -> Result<Vec<u32>, DriverError> {
+    let tables = kind_tables(shard, known, &work.store.kind, &work.tables);
+    if tables.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut locks: Vec<(u32, String)> = tables.iter().map(|table| lock_of(table.now)).collect();
+    // In one order, so that two publishes never wait for each other in a circle.
+    locks.sort();
+    let sql: Vec<String> = locks.into_iter().map(|(_, sql)| sql).collect();
+    let sql = format!(
+        "SET LOCAL lock_timeout = {}; {}; SET LOCAL lock_timeout = {}",
+        lock_wait.min(TABLE_LOCK_WAIT).as_millis(),
+        sql.join("; "),
+        lock_wait.as_millis(),
+    );
+    client.batch_execute(&sql).await.map_err(|error| {
+        let (class, _) = judge(error.code().map(|code| code.code()));
+        let mut error = shard.error(&format!("publish {}: lock its tables", work.store), &error);
+        if class == muster_engine::driver::ErrorClass::Transient {
+            error.hint = "a definition is being changed, or was: the step is tried again".into();
+        }
+        error
+    })?;
+    Ok(oids_of(&tables))
+}
+
+/// Under a deferrable unique key, two transactions that insert at once do not see each other, and a publish has no
+/// check at the commit: nobody else may write meanwhile.
+fn lock_of(table: &LiveTable) -> (u32, String) {
+    let sql = if table.keys.iter().any(|key| key.deferrable) {
+        format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", table.qualified())
+    } else {
+        format!("LOCK TABLE ONLY {} IN ROW EXCLUSIVE MODE", table.qualified())
+    };
+    (table.oid, sql)
+}
+
+fn oids_of(tables: &[KindTable<'_>]) -> Vec<u32> {
+    let mut oids: Vec<u32> = tables
+        .iter()
+        .flat_map(|table| {
+            let partitions = table.now.partitions.iter().map(|partition| partition.oid);
+            std::iter::once(table.now.oid).chain(partitions)
+        })
+        .collect();
+    oids.sort_unstable();
+    oids
+}
+
+/// Fails where restored rows do not fit, or where the definitions are not those of the plan.
+pub(super) fn check(shard: &Shard, catalog: &Catalog, work: &StoreWork) -> Result<(), DriverError> {
+    let obstacles: Vec<String> = work
+        .tables
+        .iter()
+        .flat_map(|table| compare(&table.def, catalog.tables.get(&table.def.name)).obstacles)
+        .collect();
+    if !obstacles.is_empty() {
+        return Err(shard.permanent(
+            format!("{} does not fit the live tables: {}", work.store, obstacles.join("; ")),
+            "bring the definitions back, or export the store with `muster export` and load it by hand",
+        ));
+    }
+    if work.definitions.is_some_and(|planned| planned != definitions(catalog, &work.tables)) {
+        return Err(shard.permanent(
+            format!("the live definitions of {} changed after the plan was made", work.store),
+            "make a new plan: it shows what the new definitions mean for the restored rows",
+        ));
+    }
+    Ok(())
+}

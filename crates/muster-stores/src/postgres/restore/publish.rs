@@ -1,0 +1,385 @@
+//! Staged rows become live in one transaction.
+//!
+//! # Invariants
+//! - The epoch row is locked first and held to the commit; claim and definitions are held as well.
+//! - Nobody else's statement waits for more than the rows that a publish inserts, deletes or refers to; there is no DDL
+//!   on live tables. Nor does the publish wait long for others: its locks have a time limit.
+//! - Rows are only inserted; under `overwrite` the site's own rows are saved and deleted before.
+//! - The application's ordinary triggers and foreign keys do not act (`session_replication_role = replica`); what
+//!   foreign keys demand is checked here. Setting it takes a superuser, or GRANT SET ON PARAMETER from version 15 on.
+//! - Before the commit, the site's rows read back from the live tables are exactly those expected, and the server has
+//!   counted no other change of any table.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use muster_engine::driver::{DriverError, StoreWork};
+use muster_types::journal::{Published, TableDigest};
+use muster_types::{Position, Timestamp};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::PgLsn;
+use tokio_postgres::{Client, Error};
+
+use super::conflict::taken_key;
+use super::effects::{self, Count, Counts};
+use super::errors::is_out_of_time;
+use super::fence::{await_others, check_claim, check_epoch, insert_record, record_of};
+use super::live::{self, KindTable, kind_tables};
+use super::overwrite::{Replaced, check_left_behind, replace};
+use super::owner::column_list;
+use super::shard::{Catalog, Shard};
+use super::stage::{self, Staged, of_attempt, table_name};
+use super::{copy, references, sequences};
+use crate::postgres::system::MARK_PREFIX;
+
+/// Longest wait for another transaction's row: the step is tried again, and meanwhile nobody queues behind it. For
+/// tables it is shorter.
+const LOCK_WAIT: Duration = Duration::from_secs(3);
+
+/// A publish whose engine fell silent is rolled back by the server after this.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+
+/// Publishes a store, or returns what an earlier attempt of the run did.
+pub(super) async fn publish(
+    shard: &Shard,
+    work: &StoreWork,
+    expected: &BTreeMap<String, TableDigest>,
+) -> Result<Published, DriverError> {
+    let session = shard.session().await?;
+    let bound = work.writer_block_milliseconds_max.map(Duration::from_millis);
+    let publication = Publication { shard, client: &session, work, expected, bound };
+    publication.begin().await.map_err(|error| publication.failed("begin", &error))?;
+    let since = Instant::now();
+    let outcome = match publication.run(since).await {
+        Ok(Done::Earlier(published)) => publication
+            .client
+            .batch_execute("ROLLBACK")
+            .await
+            .map(|()| published)
+            .map_err(|error| publication.failed("end the transaction", &error))?,
+        Ok(Done::Now(published)) => publication.commit(published, since).await?,
+        // A dropped session is rolled back by the server.
+        Err(error) => return Err(error),
+    };
+    session.keep();
+    Ok(outcome)
+}
+
+enum Done {
+    Earlier(Published),
+    /// Not yet committed.
+    Now(Published),
+}
+
+/// One attempt.
+struct Publication<'a> {
+    shard: &'a Shard,
+    client: &'a Client,
+    work: &'a StoreWork,
+    expected: &'a BTreeMap<String, TableDigest>,
+    bound: Option<Duration>,
+}
+
+impl Publication<'_> {
+    fn lock_wait(&self) -> Duration {
+        self.bound.map_or(LOCK_WAIT, |bound| bound.min(LOCK_WAIT)).max(Duration::from_millis(1))
+    }
+
+    async fn begin(&self) -> Result<(), Error> {
+        let statement = self.bound.map_or(0, |bound| bound.as_millis().max(1));
+        self.client
+            .batch_execute(&format!(
+                "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = {}; \
+                 SET LOCAL statement_timeout = {statement}; SET LOCAL idle_in_transaction_session_timeout = {}; \
+                 SET LOCAL session_replication_role = replica",
+                self.lock_wait().as_millis(),
+                IDLE_MAX.as_millis(),
+            ))
+            .await
+    }
+
+    /// Everything up to the commit.
+    async fn run(&self, since: Instant) -> Result<Done, DriverError> {
+        let (shard, client, work) = (self.shard, self.client, self.work);
+        check_epoch(shard, client, work).await?;
+        let failed = |error: Error| self.failed("read its records", &error);
+        await_others(client, work).await.map_err(failed)?;
+        if let Some(done) = record_of(client, work).await.map_err(failed)? {
+            return Ok(Done::Earlier(done));
+        }
+        check_claim(shard, client, work).await?;
+        let catalog = live::hold(shard, client, work, self.lock_wait()).await?;
+        live::check(shard, &catalog, work)?;
+        let tables = kind_tables(shard, &catalog, &work.store.kind, &work.tables);
+        let staged = stage::existing(shard, client, work).await?;
+        self.check_staged(&staged).await?;
+        self.check_dead(&tables).await?;
+        let before = effects::counts(client, &catalog).await.map_err(failed)?;
+        self.mark().await?;
+        let replaced =
+            if work.overwrite { replace(shard, client, work, &tables).await? } else { Replaced::new() };
+        sequences::advance(shard, client, work, &tables, staged.attempt).await?;
+        let rows = self.insert_all(&tables, &staged).await?;
+        references::check(shard, client, work, &tables, staged.attempt).await?;
+        check_left_behind(shard, client, work, &catalog, &tables, &replaced).await?;
+        self.check_live(&tables).await?;
+        self.check_effects(&catalog, &before, &replaced).await?;
+        let mut published = Published {
+            rows,
+            replaced: replaced.values().sum(),
+            positions: None,
+            blocked_micros: micros(since.elapsed()),
+            at: Timestamp::from_micros(0),
+        };
+        self.check_bound(since)?;
+        let (first, at) = insert_record(client, work, &published).await.map_err(failed)?;
+        published.positions = first.map(|first| (Position(first.into()), Position(first.into())));
+        published.at = at;
+        Ok(Done::Now(published))
+    }
+
+    async fn commit(&self, mut published: Published, since: Instant) -> Result<Published, DriverError> {
+        let doing = format!("commit the publish of {}", self.work.store);
+        if let Err(error) = self.client.batch_execute("COMMIT").await {
+            return Err(self.shard.commit_error(&doing, &error));
+        }
+        published.blocked_micros = micros(since.elapsed());
+        if let Some((_, last)) = &mut published.positions {
+            // Behind the commit, whatever else was written since; the record is read the same way.
+            let end = self.client.query_one("SELECT pg_current_wal_insert_lsn()", &[]).await;
+            let end = end.map_err(|error| self.shard.commit_error(&doing, &error))?;
+            *last = Position(end.get::<_, PgLsn>(0).into());
+        }
+        Ok(published)
+    }
+
+    /// Staging tables are emptied by a restart after a crash.
+    async fn check_staged(&self, staged: &Staged) -> Result<(), DriverError> {
+        for table in self.work.tables.iter() {
+            let name = &table.def.name;
+            let wanted = self.expected.get(name).map_or(0, |digest| digest.rows);
+            let sql = format!(
+                "SELECT count(*) FROM {} s WHERE {}",
+                table_name(&self.work.run, &table.def),
+                of_attempt(staged.attempt)
+            );
+            let row = self.client.query_one(&sql, &[]).await;
+            let found = row.map_err(|error| self.failed("count what is staged", &error))?.get::<_, i64>(0);
+            if found.cast_unsigned() < wanted {
+                let what = format!("{found} of {wanted} staged rows of table `{name}` are there");
+                return Err(stage::lost(self.shard, self.work, &what));
+            }
+        }
+        Ok(())
+    }
+
+    async fn check_dead(&self, tables: &[KindTable<'_>]) -> Result<(), DriverError> {
+        if self.work.overwrite {
+            return Ok(());
+        }
+        for table in tables {
+            let Some(way) = &table.way else { continue };
+            let rows = way.rows_of(&self.work.store.site);
+            let sql = format!("SELECT true FROM {} t WHERE {rows} LIMIT 1", table.now.rows_of());
+            let alive = self.client.query_opt(&sql, &[]).await;
+            if alive.map_err(|error| self.failed("look for live rows", &error))?.is_some() {
+                return Err(self.alive(table));
+            }
+        }
+        Ok(())
+    }
+
+    fn alive(&self, table: &KindTable<'_>) -> DriverError {
+        self.shard.permanent(
+            format!("{} is alive: table `{}` holds rows of it", self.work.store, table.name()),
+            "look at them with `muster diff`; if they are to be replaced, plan with --overwrite for this site",
+        )
+    }
+
+    /// Before the first change, so that whoever reads the log knows the mark when the changes come.
+    async fn mark(&self) -> Result<(), DriverError> {
+        // A mark is texts and a number: JSON can hold it.
+        let mark = serde_json::to_string(&self.work.mark()).unwrap_or_default();
+        let sql = "SELECT pg_logical_emit_message(true, $1, $2::text)";
+        let emitted = self.client.query_one(sql, &[&MARK_PREFIX, &mark]).await;
+        emitted.map(drop).map_err(|error| self.failed("write its mark", &error))
+    }
+
+    async fn insert_all(&self, tables: &[KindTable<'_>], staged: &Staged) -> Result<u64, DriverError> {
+        let mut rows = 0;
+        for table in tables {
+            let Some(then) = table.then else { continue };
+            let sql = format!(
+                "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} s WHERE {}",
+                table.now.qualified(),
+                column_list("", table.restored_columns()),
+                column_list("s", table.restored_columns()),
+                table_name(&self.work.run, then),
+                of_attempt(staged.attempt),
+            );
+            let saved = self.client.batch_execute("SAVEPOINT muster_insert").await;
+            saved.map_err(|error| self.failed("insert", &error))?;
+            match self.client.execute(&sql, &[]).await {
+                Ok(inserted) => rows += inserted,
+                Err(error) => return Err(self.refused(table, staged, &error).await),
+            }
+        }
+        Ok(rows)
+    }
+
+    /// The error for rows that the live table did not take.
+    async fn refused(&self, table: &KindTable<'_>, staged: &Staged, error: &Error) -> DriverError {
+        let plain = self.failed(&format!("insert into `{}`", table.name()), error);
+        if error.code() != Some(&SqlState::UNIQUE_VIOLATION) {
+            return plain;
+        }
+        if self.client.batch_execute("ROLLBACK TO muster_insert").await.is_err() {
+            return plain;
+        }
+        let taken = taken_key(self.shard, self.client, self.work, table, staged.attempt).await;
+        taken.ok().flatten().unwrap_or(plain)
+    }
+
+    /// The site's live rows, read back, are those expected.
+    async fn check_live(&self, tables: &[KindTable<'_>]) -> Result<(), DriverError> {
+        let nothing = TableDigest { rows: 0, digest: muster_rows::RowsDigest::new().finish() };
+        let doing = format!("publish {}: read its rows back", self.work.store);
+        for table in tables {
+            let Some(then) = table.then else { continue };
+            let wanted = self.expected.get(&then.name).copied().unwrap_or(nothing);
+            let Some(way) = &table.way else {
+                if wanted.rows == 0 {
+                    // A reference table of the kind: none of its rows are a site's.
+                    continue;
+                }
+                return Err(self.shard.permanent(
+                    format!(
+                        "{}: whose the rows of table `{}` are cannot be told",
+                        self.work.store,
+                        table.name()
+                    ),
+                    "declare the table's owner in the topology, then plan again",
+                ));
+            };
+            let columns = column_list("t", table.restored_columns());
+            let rows = way.rows_of(&self.work.store.site);
+            let select = format!("SELECT {columns} FROM {} t WHERE {rows}", table.now.rows_of());
+            let found = copy::digest(self.shard, self.client, &doing, &then.name, &select).await?;
+            if found != wanted {
+                return Err(self.stray(&format!(
+                    "table `{}` would have {} rows of the site (digest {}) instead of {} (digest {})",
+                    then.name,
+                    found.rows,
+                    found.digest.short(),
+                    wanted.rows,
+                    wanted.digest.short(),
+                )));
+            }
+            if table.now.keys.iter().any(|key| key.deferrable) {
+                self.check_deferrable(table).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deferrable unique keys are checked by a trigger that does not fire in a publish.
+    async fn check_deferrable(&self, table: &KindTable<'_>) -> Result<(), DriverError> {
+        for key in table.now.keys.iter().filter(|key| key.deferrable) {
+            let Some(way) = &table.way else { continue };
+            let names: Vec<&str> = key.columns.iter().flatten().map(String::as_str).collect();
+            let equal: Vec<String> =
+                names.iter().map(|name| table.now.equal_in(key, name, "o", "t")).collect();
+            let sql = format!(
+                "SELECT concat_ws(', ', {}) FROM {live} t WHERE {} AND (SELECT count(*) FROM {live} o WHERE {}) > 1 LIMIT 1",
+                column_list("t", names.iter().copied()),
+                way.rows_of(&self.work.store.site),
+                equal.join(" AND "),
+                live = table.now.rows_of(),
+            );
+            let found = self.client.query_opt(&sql, &[]).await;
+            if let Some(row) = found.map_err(|error| self.failed("check its keys", &error))? {
+                return Err(self.shard.permanent(
+                    format!(
+                        "{}: key ({}) = ({}) of table `{}` is held by another row",
+                        self.work.store,
+                        names.join(", "),
+                        row.get::<_, &str>(0),
+                        table.name()
+                    ),
+                    "decide who keeps the key, change or remove the other row, then resume the run",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    async fn check_effects(
+        &self,
+        catalog: &Catalog,
+        before: &Counts,
+        replaced: &Replaced,
+    ) -> Result<(), DriverError> {
+        let failed = |error: Error| self.failed("count what changed", &error);
+        let counting = self.client.query_one("SELECT current_setting('track_counts')::boolean", &[]).await;
+        if !counting.map_err(failed)?.get::<_, bool>(0) {
+            // The rows read back and the change log have to do.
+            return Ok(());
+        }
+        let after = effects::counts(self.client, catalog).await.map_err(failed)?;
+        let mut wanted = Counts::new();
+        for (table, digest) in self.expected.iter().filter(|(_, digest)| digest.rows > 0) {
+            wanted.insert(table.clone(), Count { inserted: digest.rows.cast_signed(), ..Count::default() });
+        }
+        for (table, rows) in replaced {
+            wanted.entry(table.clone()).or_default().deleted = rows.cast_signed();
+        }
+        match effects::difference(before, &after, &wanted) {
+            None => Ok(()),
+            Some(difference) => Err(self.stray(&difference)),
+        }
+    }
+
+    fn stray(&self, difference: &str) -> DriverError {
+        self.shard.permanent(
+            format!("stray write: publishing {} was undone because {difference}", self.work.store),
+            "nothing was changed; look at the site with `muster diff`, then resume the run, and report this if it stays",
+        )
+    }
+
+    fn check_bound(&self, since: Instant) -> Result<(), DriverError> {
+        match self.bound {
+            Some(bound) if since.elapsed() > bound => Err(self.too_long(bound)),
+            _ => Ok(()),
+        }
+    }
+
+    fn too_long(&self, bound: Duration) -> DriverError {
+        self.shard.permanent(
+            format!(
+                "publishing {} was undone because it held its locks for longer than {} ms",
+                self.work.store,
+                bound.as_millis()
+            ),
+            "give the run up with `muster abandon`, then plan the site again with --accept-block for this store, or \
+             with a higher writer_block_milliseconds_max of its shard",
+        )
+    }
+
+    fn failed(&self, doing: &str, error: &Error) -> DriverError {
+        if let Some(bound) = self.bound.filter(|_| is_out_of_time(error)) {
+            return self.too_long(bound);
+        }
+        let mut failed = self.shard.error(&format!("publish {}: {doing}", self.work.store), error);
+        if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
+            failed.hint =
+                "publishing needs the right to write to the tables, and to set session_replication_role: a \
+                           superuser, or GRANT SET ON PARAMETER session_replication_role TO the role"
+                    .into();
+        }
+        failed
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

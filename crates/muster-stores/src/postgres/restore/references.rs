@@ -1,0 +1,133 @@
+//! Foreign keys of published rows, checked by us: under `session_replication_role = replica` the server checks none.
+//!
+//! # Invariants
+//! - Every row that a published row refers to is there, and, unless it is published itself, is locked against being
+//!   deleted or given another key until the commit.
+//! - It makes no difference whether a key is deferrable, or whether keys form a circle: all rows are there when it is
+//!   asked.
+
+use muster_engine::driver::{DriverError, StoreWork};
+use tokio_postgres::Client;
+
+use super::conflict::shortened;
+use super::live::KindTable;
+use super::shard::Shard;
+use super::stage::{of_attempt, table_name};
+use crate::postgres::schema::{LiveForeignKey, quote};
+
+/// How often it is asked for a row that is not there: a transaction that was waited for may have deleted it and brought
+/// it back, and only the next statement sees the new one.
+const ASKED_MAX: usize = 3;
+
+/// Checks every foreign key of the published tables.
+pub(super) async fn check(
+    shard: &Shard,
+    client: &Client,
+    work: &StoreWork,
+    tables: &[KindTable<'_>],
+    attempt: i64,
+) -> Result<(), DriverError> {
+    for table in tables.iter().filter(|table| table.then.is_some()) {
+        for key in &table.now.foreign_keys {
+            let missing = missing_sql(work, table, key, tables, attempt);
+            let mut found = None;
+            for _ in 0..ASKED_MAX {
+                found = client.query_opt(&missing, &[]).await.map_err(|error| {
+                    let doing =
+                        format!("publish {}: check what rows of `{}` refer to", work.store, table.name());
+                    shard.error(&doing, &error)
+                })?;
+                if found.is_none() {
+                    break;
+                }
+            }
+            if let Some(row) = found {
+                return Err(shard.permanent(
+                    format!(
+                        "{}: a row of table `{}` refers by ({}) to ({}) of table `{}`, which is not there",
+                        work.store,
+                        table.name(),
+                        key.columns.join(", "),
+                        shortened(row.get(0)),
+                        key.parent_table,
+                    ),
+                    "restore the store that holds the missing row first, or to the same moment",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Selects a reference without its row. For each distinct reference one look into the live table, by its key's index,
+/// so that the cost does not grow with that table.
+fn missing_sql(
+    work: &StoreWork,
+    table: &KindTable<'_>,
+    key: &LiveForeignKey,
+    tables: &[KindTable<'_>],
+    attempt: i64,
+) -> String {
+    let columns = |alias: &str, names: &[String]| {
+        names.iter().map(|name| format!("{alias}.{}", quote(name))).collect::<Vec<_>>()
+    };
+    let source = rows_sql(work, table, key, attempt);
+    let here = columns("s", &key.columns);
+    let values: Vec<String> = here.iter().map(|column| format!("quote_nullable({column})")).collect();
+    // MATCH SIMPLE asks nothing of a row with a NULL; MATCH FULL wants all or none.
+    let asked = if key.match_full {
+        format!("num_nulls({}) < {}", here.join(", "), here.len())
+    } else {
+        here.iter().map(|column| format!("{column} IS NOT NULL")).collect::<Vec<_>>().join(" AND ")
+    };
+    let equal = |alias: &str| {
+        let there = columns(alias, &key.parent_columns);
+        there
+            .iter()
+            .zip(&here)
+            .zip(&key.operators)
+            .map(|((there, here), operator)| format!("{there} {operator} {here}"))
+            .collect::<Vec<_>>()
+            .join(" AND ")
+    };
+    let among = among_published(work, key, tables, attempt).map_or_else(String::new, |staging| {
+        format!(" AND NOT EXISTS (SELECT FROM {staging} AND {})", equal("q"))
+    });
+    format!(
+        "SELECT concat_ws(', ', {values}) FROM (SELECT DISTINCT {here} FROM {source} WHERE {asked}{among}) s \
+         LEFT JOIN LATERAL (SELECT true AS there FROM {parent} p WHERE {found} FOR KEY SHARE OF p) l ON true \
+         WHERE l.there IS NULL LIMIT 1",
+        values = values.join(", "),
+        here = here.join(", "),
+        parent = key.parent_sql,
+        found = equal("p"),
+    )
+}
+
+/// The published rows `s`: as staged, or as they are now where the key has a column that they did not have then.
+fn rows_sql(work: &StoreWork, table: &KindTable<'_>, key: &LiveForeignKey, attempt: i64) -> String {
+    let staged = |name: &String| table.restored_columns().any(|column| column == name);
+    match (table.then, &table.way) {
+        (Some(then), _) if key.columns.iter().all(staged) => {
+            format!("(SELECT * FROM {} s WHERE {}) s", table_name(&work.run, then), of_attempt(attempt))
+        }
+        (_, Some(way)) => {
+            format!("(SELECT t.* FROM {} t WHERE {}) s", table.now.rows_of(), way.rows_of(&work.store.site))
+        }
+        _ => format!("{} s", table.now.rows_of()),
+    }
+}
+
+/// The staged rows `q` of the table referred to, as FROM and WHERE, if it is published too.
+fn among_published(
+    work: &StoreWork,
+    key: &LiveForeignKey,
+    tables: &[KindTable<'_>],
+    attempt: i64,
+) -> Option<String> {
+    let parent = tables.iter().find(|table| table.now.oid == key.parent_oid)?;
+    let staged = |name: &String| parent.restored_columns().any(|column| column == name);
+    let then = parent.then.filter(|_| key.parent_columns.iter().all(staged))?;
+    let rows = format!("(SELECT * FROM {} s WHERE {}) q", table_name(&work.run, then), of_attempt(attempt));
+    Some(format!("{rows} WHERE true"))
+}

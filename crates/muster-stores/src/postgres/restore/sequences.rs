@@ -1,0 +1,69 @@
+//! Sequences never fall behind restored ids.
+//!
+//! # Invariants
+//! A sequence is never brought back: where little is missing it is drawn from, like any user of it does; where much is
+//! missing it is set, and an ordinary session would have to draw more than [`DRAWS_MAX`] numbers within that one
+//! statement to be ahead of it.
+
+use muster_engine::driver::{DriverError, StoreWork};
+use tokio_postgres::{Client, Error};
+
+use super::live::KindTable;
+use super::shard::Shard;
+use super::stage::{of_attempt, table_name};
+use crate::postgres::schema::{OwnedSequence, literal, qualified, quote};
+
+/// Numbers drawn one by one at most.
+const DRAWS_MAX: i64 = 10_000;
+
+/// Brings forward the sequences that columns of the published tables own. Not undone by a rollback: a sequence that is
+/// ahead harms nobody.
+pub(super) async fn advance(
+    shard: &Shard,
+    client: &Client,
+    work: &StoreWork,
+    tables: &[KindTable<'_>],
+    attempt: i64,
+) -> Result<(), DriverError> {
+    for table in tables {
+        let Some(then) = table.then else { continue };
+        let staged = table_name(&work.run, then);
+        for sequence in &table.now.sequences {
+            if table.restored_columns().any(|column| column == sequence.column) {
+                one(client, sequence, &staged, attempt).await.map_err(|error| {
+                    let doing = format!("publish {}: bring sequence `{}` forward", work.store, sequence.name);
+                    shard.error(&doing, &error)
+                })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn one(client: &Client, sequence: &OwnedSequence, staged: &str, attempt: i64) -> Result<(), Error> {
+    let name = qualified(&sequence.schema, &sequence.name);
+    let up = sequence.increment > 0;
+    let (furthest, behind) = if up { ("max", "<") } else { ("min", ">") };
+    // Ids outside of what the sequence can give need no care: it will never give them.
+    let sql = format!(
+        "SELECT w.id, (abs(w.id - q.last_value) + {step} - 1) / {step} + (NOT q.is_called)::int FROM {name} q CROSS JOIN LATERAL (SELECT \
+         {furthest}(s.{column})::bigint AS id FROM {staged} s, pg_sequence g WHERE {rows} \
+         AND g.seqrelid = {regclass}::regclass AND s.{column} BETWEEN g.seqmin AND g.seqmax) w \
+         WHERE q.last_value {behind} w.id OR (q.last_value = w.id AND NOT q.is_called)",
+        step = sequence.increment.unsigned_abs(),
+        column = quote(&sequence.column),
+        rows = of_attempt(attempt),
+        regclass = literal(&name),
+    );
+    let Some(row) = client.query_opt(&sql, &[]).await? else { return Ok(()) };
+    let (id, draws): (i64, i64) = (row.get(0), row.get(1));
+    let forward = if draws <= DRAWS_MAX {
+        format!("SELECT max(nextval({}::regclass)) FROM generate_series(1, {draws})", literal(&name))
+    } else {
+        format!(
+            "SELECT setval({}::regclass, {id}) FROM {name} WHERE last_value {behind} {id}",
+            literal(&name)
+        )
+    };
+    client.query(&forward, &[]).await.map(drop)
+}

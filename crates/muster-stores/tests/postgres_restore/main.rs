@@ -1,0 +1,13 @@
+//! The restore side of PostgreSQL shards, on a real server.
+
+#![expect(clippy::unwrap_used, reason = "a failed step of a test must end it")]
+
+mod crashes;
+mod neighbours;
+mod publishing;
+mod races;
+mod refusals;
+mod schema;
+mod states;
+mod types;
+mod world;
