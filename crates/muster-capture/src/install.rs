@@ -1,14 +1,15 @@
 //! Puts capture into shards, and takes it away.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::time::Duration;
 
 use muster_stores::capture::{CaptureError, CaptureSource, Installed};
+use muster_stores::postgres::{self, PostgresSource};
 use muster_stores::sqlite::capture::SqliteSource;
 use muster_stores::sqlite::live_definitions;
 use muster_types::ShardName;
-use muster_types::topology::{DriverConfig, ShardConfig, Topology};
+use muster_types::table::TableDef;
+use muster_types::topology::{DriverConfig, Topology};
 
 use crate::error::CaptureFailure;
 
@@ -56,13 +57,7 @@ impl<'t> Installer<'t> {
     }
 
     fn check(&self, shard: &ShardName) -> Result<(), CaptureError> {
-        let path = sqlite_path(&self.topology.shards[shard]);
-        let live = live_definitions(path).map_err(|error| {
-            CaptureError::new(
-                format!("cannot read the tables of `{}`: {error}", path.display()),
-                "check the shard's path in the topology, and that it is a SQLite file",
-            )
-        })?;
+        let live = live_tables(&self.topology.shards[shard].driver)?;
         let problems = self.topology.check_shard(shard, &live);
         if problems.is_empty() {
             return Ok(());
@@ -75,15 +70,31 @@ impl<'t> Installer<'t> {
     }
 }
 
-fn sqlite_path(shard: &ShardConfig) -> &Path {
-    match &shard.driver {
-        DriverConfig::Sqlite { path } => path,
+/// The tables that a shard really has, without Muster's own. Blocks.
+///
+/// # Errors
+/// [`CaptureError`] when the shard cannot be read.
+pub fn live_tables(driver: &DriverConfig) -> Result<Vec<TableDef>, CaptureError> {
+    match driver {
+        DriverConfig::Sqlite { path } => live_definitions(path).map_err(|error| {
+            CaptureError::new(
+                format!("cannot read the tables of `{}`: {error}", path.display()),
+                "check the shard's path in the topology, and that it is a SQLite file",
+            )
+        }),
+        DriverConfig::Postgres { connection } => postgres::live_tables(connection),
     }
 }
 
 /// The capture side of a shard of the topology.
 pub(crate) fn source(topology: &Topology, shard: &ShardName) -> Box<dyn CaptureSource> {
     let limit = Duration::from_secs(topology.capture.snapshot_seconds_max);
-    let path = sqlite_path(&topology.shards[shard]);
-    Box::new(SqliteSource::new(path, topology.shard_tables(shard)).with_snapshot_max(limit))
+    let tables = topology.shard_tables(shard);
+    match &topology.shards[shard].driver {
+        DriverConfig::Sqlite { path } => Box::new(SqliteSource::new(path, tables).with_snapshot_max(limit)),
+        DriverConfig::Postgres { connection } => {
+            let source = PostgresSource::new(shard.clone(), connection, tables).with_snapshot_max(limit);
+            Box::new(source.with_wal_bytes_max(topology.capture.wal_bytes_max))
+        }
+    }
 }

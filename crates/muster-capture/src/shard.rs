@@ -7,7 +7,8 @@ use std::time::{Instant, SystemTime};
 use muster_repo::catalog::{self, CatalogQuery, Sites};
 use muster_repo::snapshot::new_snapshot_id;
 use muster_repo::{
-    Chain, ChainError, ChainHead, RepoError, Repository, SegmentSpool, SnapshotWriter, SpooledSegment,
+    Chain, ChainError, ChainHead, IncarnationDocument, RepoError, Repository, SegmentSpool, SnapshotWriter,
+    SpooledSegment,
 };
 use muster_stores::capture::{CaptureError, CaptureSource, Polled, ShardState};
 use muster_types::{Boundary, Incarnation, Position, ShardName, Timestamp};
@@ -110,6 +111,8 @@ impl ShardCapture {
         let result = self.try_cycle(snapshot, watermark).await;
         if result.is_err() {
             self.open = None;
+            // What it has read and nobody recorded must be read again: only a new one begins where the log ends.
+            self.source = None;
         }
         result
     }
@@ -133,7 +136,8 @@ impl ShardCapture {
     /// Fails when another capture has taken the log on since the last cycle.
     async fn still_ours(&mut self, mut open: Open, state: &ShardState) -> Result<Open, CaptureFailure> {
         let head = open.chain.head().map(|head| (head.sequence, head.digest));
-        if state.incarnation == open.incarnation && state.head == head && state.last >= open.base.position {
+        let same = state.incarnation == open.incarnation && state.broken.is_none();
+        if same && state.head == head && state.last >= open.base.position {
             return Ok(open);
         }
         // The slot behind our head tells whose segment follows it, if there is one.
@@ -164,7 +168,10 @@ impl ShardCapture {
                 }
                 (Some(_), false) => "capture was installed anew".to_owned(),
             };
-            return self.begin(latest.as_ref(), &reason).await;
+            return self.begin(&known, state, &reason).await;
+        }
+        if let Some(reason) = &state.broken {
+            return self.begin(&known, state, reason).await;
         }
         let from = state.head.map_or(1, |(sequence, _)| sequence);
         let mut chain = Chain::open_from(&self.repository, &self.shard, &state.incarnation, from).await;
@@ -176,20 +183,20 @@ impl ShardCapture {
         }
         let chain = chain.map_err(|error| self.repository_failure(error))?;
         match (chain.head(), state.head) {
-            (None, None) => self.resume_unwritten(chain, state).await,
+            (None, None) => self.resume_unwritten(chain, &known, state).await,
             (Some(head), named) => {
                 let mut reason = rewound(state, &head, named);
                 if reason.is_none() && named != Some((head.sequence, head.digest)) {
                     reason = self.written_over(&head).await?;
                 }
                 match reason {
-                    Some(reason) => self.begin(latest.as_ref(), &reason).await,
+                    Some(reason) => self.begin(&known, state, &reason).await,
                     None => self.resume(chain, head, state).await,
                 }
             }
             (None, Some((sequence, _))) => {
                 let reason = format!("the shard has acknowledged segment {sequence}, and the log is gone");
-                self.begin(latest.as_ref(), &reason).await
+                self.begin(&known, state, &reason).await
             }
         }
     }
@@ -198,26 +205,35 @@ impl ShardCapture {
     /// rewound to before the head looks alike once writers have given the same positions to other changes; their times
     /// tell.
     async fn written_over(&mut self, head: &ChainHead) -> Result<Option<String>, CaptureFailure> {
-        let Some(last) = head.last_change else { return Ok(None) };
-        let position = last.key.position;
+        let change = head.last_change.map(|last| (last.key.position, last.at));
+        let commit = head.last_commit.map(|last| (last.position, last.at));
+        let Some((position, at)) = change.max(commit) else { return Ok(None) };
         let found = self.blocking(move |source| source.change_at(position)).await?;
-        Ok((found != Some(last.at)).then(|| {
+        Ok((found != Some(at)).then(|| {
             format!(
-                "the change at position {position} is not the one that segment {} of the log holds: the shard was \
-                 rewound and written since",
+                "what is at position {position} is not what segment {} of the log holds: the shard was rewound and \
+                 written since",
                 head.sequence
             )
         }))
     }
 
     /// An incarnation without segments: perhaps there is a snapshot.
-    async fn resume_unwritten(&mut self, chain: Chain, state: &ShardState) -> Result<Open, CaptureFailure> {
+    async fn resume_unwritten(
+        &mut self,
+        chain: Chain,
+        known: &[IncarnationDocument],
+        state: &ShardState,
+    ) -> Result<Open, CaptureFailure> {
         let snapshot = self.last_snapshot(&state.incarnation).await?;
         if snapshot.is_some_and(|boundary| boundary.position > state.last) {
             let reason = "the shard is behind its snapshot: it was rewound";
-            return self.begin(Some(&state.incarnation), reason).await;
+            return self.begin(known, state, reason).await;
         }
-        let base = snapshot.unwrap_or(Boundary { position: state.acknowledged, at: Timestamp::EPOCH });
+        let base = snapshot.unwrap_or(Boundary {
+            position: state.acknowledged,
+            at: stamps_begin(known.last().and_then(|document| document.after)),
+        });
         Ok(Open { incarnation: state.incarnation.clone(), chain, base, has_snapshot: snapshot.is_some() })
     }
 
@@ -246,17 +262,14 @@ impl ShardCapture {
         Ok(ours.flat_map(|history| &history.snapshots).map(|snapshot| snapshot.boundary).max())
     }
 
-    async fn begin(&mut self, previous: Option<&Incarnation>, reason: &str) -> Result<Open, CaptureFailure> {
-        let after = match previous {
-            Some(previous) => self.last_boundary(previous).await?,
-            None => None,
-        };
-        let document = self
-            .repository
-            .begin_incarnation(&self.shard, now(), reason, after)
-            .await
-            .map_err(|error| self.repository_failure(error))?;
-        let incarnation = document.incarnation;
+    async fn begin(
+        &mut self,
+        known: &[IncarnationDocument],
+        state: &ShardState,
+        reason: &str,
+    ) -> Result<Open, CaptureFailure> {
+        let IncarnationDocument { incarnation, after, reason, .. } =
+            self.next_incarnation(known, state, reason).await?;
         let begun = incarnation.clone();
         self.blocking(move |source| source.begin_incarnation(&begun)).await?;
         let chain = Chain::open(&self.repository, &self.shard, &incarnation)
@@ -265,12 +278,31 @@ impl ShardCapture {
         (self.events)(CaptureEvent::IncarnationBegun {
             shard: self.shard.clone(),
             incarnation: incarnation.clone(),
-            reason: reason.to_owned(),
+            reason,
             after,
         });
-        // Stamps go on from those of the history before.
-        let base = Boundary { position: Position(0), at: after.map_or(Timestamp::EPOCH, |after| after.at) };
+        let base = Boundary { position: Position(0), at: stamps_begin(after) };
         Ok(Open { incarnation, chain, base, has_snapshot: false })
+    }
+
+    /// A new incarnation, or the latest one if it holds nothing because the shard failed to begin it.
+    async fn next_incarnation(
+        &mut self,
+        known: &[IncarnationDocument],
+        state: &ShardState,
+        reason: &str,
+    ) -> Result<IncarnationDocument, CaptureFailure> {
+        let mut after = None;
+        if let Some(latest) = known.last() {
+            after = self.last_boundary(&latest.incarnation).await?;
+            if after.is_none() && latest.incarnation != state.incarnation {
+                return Ok(latest.clone());
+            }
+            // Nothing of it was recorded: what was known before it is still the last.
+            after = after.or(latest.after);
+        }
+        let begun = self.repository.begin_incarnation(&self.shard, now(), reason, after).await;
+        begun.map_err(|error| self.repository_failure(error))
     }
 
     async fn last_boundary(&self, incarnation: &Incarnation) -> Result<Option<Boundary>, CaptureFailure> {
@@ -313,7 +345,7 @@ impl ShardCapture {
         let (spooled, polled, offset) = self
             .blocking(move |source| {
                 let mut sink = sink::Segment(SegmentSpool::new(&file));
-                let polled = source.poll(base, &mut sink)?;
+                let polled = source.poll(base, watermark, &mut sink)?;
                 let spooled = sink.0.finish().map_err(|error| crate::error::spool_error(&error))?;
                 Ok((spooled, polled, source.clock_offset_micros()?))
             })
@@ -397,6 +429,11 @@ impl ShardCapture {
     fn lost(&self, error: ChainError) -> CaptureFailure {
         CaptureFailure::Lost { shard: self.shard.clone(), error }
     }
+}
+
+/// Stamps go on from those of the history before.
+fn stamps_begin(after: Option<Boundary>) -> Timestamp {
+    after.map_or(Timestamp::EPOCH, |after| after.at)
 }
 
 /// Why the shard cannot be what the log's head was read from.

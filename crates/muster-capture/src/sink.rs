@@ -4,7 +4,7 @@ use muster_repo::{SegmentSpool, SnapshotWriter};
 use muster_rows::{Change, Row};
 use muster_stores::capture::{CaptureError, ChangeSink, SnapshotSink};
 use muster_types::SiteId;
-use muster_types::segment::{Mark, TableEvent};
+use muster_types::segment::{Commit, Mark, TableEvent};
 use muster_types::table::CapturedTable;
 
 use crate::error::spool_error;
@@ -46,6 +46,11 @@ impl ChangeSink for Segment {
 
     fn table_event(&mut self, event: TableEvent) -> Result<(), CaptureError> {
         self.0.table_event(event);
+        Ok(())
+    }
+
+    fn commit(&mut self, commit: Commit) -> Result<(), CaptureError> {
+        self.0.commit(commit);
         Ok(())
     }
 }

@@ -280,3 +280,51 @@ async fn following_ends_with_a_watermark_and_a_failed_shard_costs_no_other() {
     let again = runner.once().await;
     assert!(again[0].result.is_err() && again[1].result.is_ok());
 }
+
+#[tokio::test]
+async fn an_incarnation_that_the_shard_failed_to_begin_is_begun_later_and_forgets_nothing() {
+    for after in [false, true] {
+        let world = World::new().await;
+        let begin = |count: u32| {
+            let counter = if after { &world.crashes.after_begin } else { &world.crashes.before_begin };
+            counter.store(count, Ordering::SeqCst);
+        };
+        begin(1);
+        assert!(world.capture().cycle(false, true).await.is_err());
+        let known = world.capture().cycle(false, true).await.unwrap().boundary;
+        // The log is gone from under the shard: its history cannot be gone on with.
+        reinstall(&world);
+        begin(if after { 1 } else { 3 });
+        let mut capture = world.capture();
+        while capture.cycle(false, true).await.is_err() {}
+        let documents = world.repository.incarnations(&world.shard).await.unwrap();
+        assert_eq!(documents.len(), 2, "{documents:?}");
+        assert_eq!((documents[0].after, documents[1].after), (None, Some(known)));
+        let stamps = capture.cycle(false, true).await.unwrap().boundary;
+        assert!(stamps.at >= known.at, "stamps go on");
+        world.compare().await;
+    }
+}
+
+/// An empty incarnation that cannot be gone on with either is followed by one that knows what came before both.
+#[tokio::test]
+async fn what_was_known_before_an_empty_incarnation_is_carried_on() {
+    let world = World::new().await;
+    let known = world.capture().cycle(false, true).await.unwrap().boundary;
+    reinstall(&world);
+    world.crashes.after_begin.store(1, Ordering::SeqCst);
+    assert!(world.capture().cycle(false, true).await.is_err());
+    reinstall(&world);
+    world.repository.begin_incarnation(&world.shard, Timestamp::EPOCH, "planted", Some(known)).await.unwrap();
+    world.capture().cycle(false, true).await.unwrap();
+    let documents = world.repository.incarnations(&world.shard).await.unwrap();
+    assert_eq!(documents.last().unwrap().after, Some(known));
+    world.compare().await;
+}
+
+fn reinstall(world: &World) {
+    use muster_stores::capture::CaptureSource as _;
+    let mut source = SqliteSource::new(&world.path, declared());
+    source.remove().unwrap();
+    source.init().unwrap();
+}
