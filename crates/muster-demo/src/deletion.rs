@@ -5,11 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use rusqlite::Connection;
 
 use crate::fleet::Fleet;
 use crate::kind::Kind;
-use crate::record::{Intent, Outcome, now_micros, statement};
+use crate::record::{Intent, Outcome, Session, now_micros, statement};
 
 /// The order of the script: apps and products, then users and licences, the site's own row last.
 const ORDER: [Kind; 11] = [
@@ -92,22 +91,23 @@ impl Fleet {
     /// # Errors
     /// If a shard cannot be written.
     pub fn delete_victims(&self, victims: &[usize], pace: Duration) -> Result<DeletionLog> {
-        let mut connections: Vec<Connection> =
+        let mut sessions: Vec<Session> =
             self.shards.iter().map(|shard| shard.connect()).collect::<Result<_>>()?;
         victims.clone_into(&mut self.queue.write().unwrap_or_else(PoisonError::into_inner));
         let mut log = DeletionLog::default();
         for (place, index) in victims.iter().enumerate() {
             let began = Instant::now();
             self.queue_at.store(place + 1, Ordering::Release);
-            log.sites.push(self.delete_site(&mut connections, *index)?);
+            log.sites.push(self.delete_site(&mut sessions, *index)?);
             std::thread::sleep(pace.saturating_sub(began.elapsed()));
         }
         Ok(log)
     }
 
-    fn delete_site(&self, connections: &mut [Connection], index: usize) -> Result<DeletedSite> {
+    fn delete_site(&self, sessions: &mut [Session], index: usize) -> Result<DeletedSite> {
         // From here on nobody else writes to the site; what is under way ends before the first deletion or is refused.
         self.gone[index].store(true, Ordering::SeqCst);
+        drop(self.turn(Some(index)).lock());
         let id = &self.sites[index].id;
         let (mut began_micros, mut ended_micros) = (None, now_micros());
         for kind in ORDER.into_iter().filter(|kind| self.has(index, *kind)) {
@@ -116,7 +116,8 @@ impl Fleet {
             for transaction in script(kind) {
                 let intent = Intent { site: Some(index), kind, deletion: true, roll_back: false };
                 let outcome = shard.commit(
-                    &mut connections[place],
+                    &mut sessions[place],
+                    self.turn(Some(index)),
                     intent,
                     || false,
                     |_| Ok(transaction.iter().map(|sql| statement!(sql; id.clone())).collect()),

@@ -12,6 +12,7 @@ use rusqlite::Connection;
 
 use crate::kind::{Kind, Role};
 use crate::load;
+use crate::postgres::{self, PostgresServer};
 use crate::record::{Ledger, Shard};
 use crate::site::{self, REGIONS, Site};
 
@@ -52,18 +53,32 @@ pub struct Fleet {
     ids: AtomicI64,
     pub(crate) queue: RwLock<Vec<usize>>,
     pub(crate) queue_at: AtomicUsize,
+    /// One a site, and the last for what is nobody's.
+    turns: Vec<Mutex<()>>,
 }
 
 impl Fleet {
-    /// Makes the shards and fills them, two at a time.
+    /// Makes the shards as SQLite files and fills them, two at a time.
     ///
     /// # Errors
     /// If the folder cannot be written or holds a fleet already.
     pub fn generate(config: &FleetConfig) -> Result<Arc<Self>> {
+        Self::make(config, None)
+    }
+
+    /// Makes the shards as databases of a server, with the same rows.
+    ///
+    /// # Errors
+    /// As [`Self::generate`], or if the server cannot be reached or refuses.
+    pub fn generate_on(server: &PostgresServer, config: &FleetConfig) -> Result<Arc<Self>> {
+        Self::make(config, Some(server))
+    }
+
+    fn make(config: &FleetConfig, server: Option<&PostgresServer>) -> Result<Arc<Self>> {
         ensure!(config.sites > 0, "a fleet needs at least one site: give --sites 1 or more");
         let sites = site::sites(config.sites, config.rows_per_site, config.seed);
         let config = FleetConfig { dir: std::path::absolute(&config.dir)?, ..config.clone() };
-        let mut shards = Self::make_shards(&config.dir)?;
+        let mut shards = Self::make_shards(&config.dir, server)?;
         fill(&mut shards, &sites, config.seed)?;
         let bits =
             |site: &Site| AtomicU16::new(site.kinds.iter().fold(0, |bits, kind| bits | 1 << *kind as u16));
@@ -73,14 +88,16 @@ impl Fleet {
             ids: AtomicI64::new(WRITER_IDS_FROM),
             queue: RwLock::default(),
             queue_at: AtomicUsize::new(0),
+            turns: (0..=sites.len()).map(|_| Mutex::default()).collect(),
             config,
             sites,
             shards,
         }))
     }
 
-    fn make_shards(dir: &Path) -> Result<Vec<Shard>> {
-        let (live, first) = (dir.join("shards"), dir.join("oracle"));
+    fn make_shards(dir: &Path, server: Option<&PostgresServer>) -> Result<Vec<Shard>> {
+        let live = if server.is_some() { "model" } else { "shards" };
+        let (live, first) = (dir.join(live), dir.join("oracle"));
         for folder in [&live, &first] {
             std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         }
@@ -91,12 +108,16 @@ impl Fleet {
                 let path = live.join(format!("{name}.db"));
                 ensure!(!path.exists(), "{} exists: choose an empty folder, or remove it", path.display());
                 let first = first.join(format!("{name}.db"));
+                let database = server.map(|server| server.create(&name)).transpose()?;
+                // Replication slots are named by shard, and are those of the whole server.
+                let name = database.as_ref().map_or(name, |database| database.name.clone());
                 shards.push(Shard {
                     name,
                     region,
                     role,
                     path,
                     first,
+                    database,
                     rows: 0,
                     ledger: Mutex::new(Ledger::default()),
                 });
@@ -119,6 +140,11 @@ impl Fleet {
     pub(crate) fn shard_of(&self, site: usize, kind: Kind) -> usize {
         let (region, role) = (self.sites[site].region, kind.role());
         region * Role::ALL.len() + Role::ALL.iter().position(|other| *other == role).unwrap_or_default()
+    }
+
+    /// Held by whoever writes to a site, or to rows of nobody.
+    pub(crate) fn turn(&self, site: Option<usize>) -> &Mutex<()> {
+        &self.turns[site.unwrap_or(self.sites.len())]
     }
 
     /// An id that no row has.
@@ -191,6 +217,9 @@ fn fill_shard(shard: &mut Shard, sites: &[Site], seed: u64) -> Result<()> {
     let here = sites.iter().enumerate().filter(|(_, site)| site.region == region);
     shard.rows = load::fill(&connection, shard.role, here, seed)
         .with_context(|| format!("filling {}", shard.path.display()))?;
+    if let Some(database) = &mut shard.database {
+        postgres::fill(database, shard.role, &connection)?;
+    }
     connection.close().map_err(|(_, error)| error)?;
     std::fs::copy(&shard.path, &shard.first)
         .with_context(|| format!("cannot copy {} to {}", shard.path.display(), shard.first.display()))?;

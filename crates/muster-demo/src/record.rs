@@ -2,8 +2,9 @@
 //!
 //! A transaction is a list of statements with their values. It is run on the live shard; when its COMMIT has
 //! returned, the list goes into the shard's ledger with the times right before and right after the COMMIT. Writers of one
-//! shard take turns (SQLite has one writer anyway), so the ledger has the shard's order of commits. The first rows
-//! (a copy of the file) and the ledger together are every committed state; nothing is read back from the live shard.
+//! shard take turns (SQLite has one writer anyway; in PostgreSQL they do for the COMMIT only), so the ledger has the
+//! shard's order of commits. The first rows (a copy of the file) and the ledger together are every committed state;
+//! nothing is read back from the live shard.
 //!
 //! # Invariants
 //! - A statement touches rows of one site and one kind, or of a reference table: histories of stores are independent.
@@ -18,6 +19,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, ErrorCode, TransactionBehavior, params_from_iter};
 
 use crate::kind::{Kind, Role};
+use crate::postgres::{Database, Server};
 
 /// How long a writer waits for its turn: far above any publish, so that a demo never fails by waiting.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -32,6 +34,8 @@ pub(crate) fn now_micros() -> i64 {
 #[derive(Clone, Debug)]
 pub(crate) struct Statement {
     pub(crate) sql: &'static str,
+    /// The same for PostgreSQL, where that takes other words; the values are the same.
+    pub(crate) postgres: &'static [&'static str],
     pub(crate) values: Vec<Value>,
 }
 
@@ -40,12 +44,21 @@ impl Statement {
     pub(crate) fn run(&self, connection: &Connection) -> rusqlite::Result<usize> {
         connection.prepare_cached(self.sql)?.execute(params_from_iter(&self.values))
     }
+
+    /// What to run in PostgreSQL, with `?1` for values.
+    pub(crate) fn in_postgres(&self) -> &[&'static str] {
+        if self.postgres.is_empty() { std::slice::from_ref(&self.sql) } else { self.postgres }
+    }
 }
 
-/// `statement!(SQL; values…)`.
+/// `statement!(SQL; values…)`, or `statement!(SQL, postgres: [SQL…]; values…)` where the dialects differ.
 macro_rules! statement {
-    ($sql:expr $(; $($value:expr),*)?) => {
-        $crate::record::Statement { sql: $sql, values: vec![$($(rusqlite::types::Value::from($value)),*)?] }
+    ($sql:expr $(, postgres: [$($postgres:expr),*])? $(; $($value:expr),*)?) => {
+        $crate::record::Statement {
+            sql: $sql,
+            postgres: &[$($($postgres),*)?],
+            values: vec![$($(rusqlite::types::Value::from($value)),*)?],
+        }
     };
 }
 pub(crate) use statement;
@@ -85,23 +98,25 @@ pub(crate) enum Outcome {
     Committed,
     /// Rolled back, by intent or because of a constraint.
     RolledBack,
-    /// Nothing to do, or the site is gone.
+    /// Nothing to do, nothing there to delete, or the site is gone.
     Skipped,
 }
 
-/// One SQLite file shared by all sites of a region.
+/// One database shared by all sites of a region.
 #[derive(Debug)]
 pub struct Shard {
-    /// Name in the topology.
+    /// Name in the topology; in PostgreSQL that of its database.
     pub name: String,
     /// Index into [`crate::site::REGIONS`].
     pub region: usize,
     /// What it is for.
     pub role: Role,
-    /// The live file.
+    /// The live SQLite file; of a shard in PostgreSQL, what the application has committed.
     pub path: PathBuf,
     /// Its copy with the first rows.
     pub first: PathBuf,
+    /// Where the live rows are if that is PostgreSQL.
+    pub database: Option<Database>,
     /// Rows at first.
     pub rows: u64,
     pub(crate) ledger: Mutex<Ledger>,
@@ -111,8 +126,32 @@ pub struct Shard {
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     pub(crate) entries: Vec<Entry>,
-    /// The longest that a writer waited for the shard's write lock.
+    /// The longest that a writer waited for the shard's write lock; in PostgreSQL, from its first statement to its
+    /// COMMIT.
     pub(crate) waited_most: Duration,
+}
+
+impl Ledger {
+    /// Adds a transaction that has just been committed.
+    pub(crate) fn push(&mut self, intent: Intent, started: i64, done: i64, statements: Vec<Statement>) {
+        let Intent { site, kind, deletion, .. } = intent;
+        self.entries.push(Entry {
+            number: self.entries.len() as u64 + 1,
+            site,
+            kind,
+            deletion,
+            commit_started: started,
+            commit_done: done,
+            statements,
+        });
+    }
+}
+
+/// An application's connections to one shard.
+pub(crate) struct Session {
+    /// To [`Shard::path`].
+    file: Connection,
+    server: Option<Server>,
 }
 
 impl Shard {
@@ -121,18 +160,35 @@ impl Shard {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection as an application has it.
-    pub(crate) fn connect(&self) -> Result<Connection> {
-        let connection =
+    /// A session as an application has it.
+    pub(crate) fn connect(&self) -> Result<Session> {
+        let file =
             Connection::open(&self.path).with_context(|| format!("cannot open {}", self.path.display()))?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
-        connection.set_prepared_statement_cache_capacity(128);
-        connection.execute_batch("PRAGMA foreign_keys = ON; PRAGMA synchronous = NORMAL;")?;
-        Ok(connection)
+        file.busy_timeout(BUSY_TIMEOUT)?;
+        file.set_prepared_statement_cache_capacity(128);
+        file.execute_batch("PRAGMA foreign_keys = ON; PRAGMA synchronous = NORMAL;")?;
+        let server =
+            self.database.as_ref().map(|database| database.connect().map(Server::new)).transpose()?;
+        Ok(Session { file, server })
     }
 
-    /// Runs one transaction; `build` may read the shard as the transaction sees it.
+    /// Runs one transaction; `build` may read the shard as the transaction sees it. `turn` is the site's.
     pub(crate) fn commit(
+        &self,
+        session: &mut Session,
+        turn: &Mutex<()>,
+        intent: Intent,
+        is_gone: impl Fn() -> bool,
+        build: impl FnOnce(&Connection) -> Result<Vec<Statement>>,
+    ) -> Result<Outcome> {
+        let Session { file, server } = session;
+        match server {
+            Some(server) => server.commit(self, file, turn, intent, is_gone, build),
+            None => self.commit_to_file(file, intent, is_gone, build),
+        }
+    }
+
+    fn commit_to_file(
         &self,
         connection: &mut Connection,
         intent: Intent,
@@ -150,9 +206,10 @@ impl Shard {
         if statements.is_empty() {
             return Ok(Outcome::Skipped);
         }
+        let mut rows = 0;
         for statement in &statements {
             match statement.run(&transaction) {
-                Ok(_) => {}
+                Ok(changed) => rows += changed,
                 Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
                     if intent.deletion {
                         bail!("the deletion met a constraint in {}: {error}: {}", self.name, statement.sql);
@@ -165,16 +222,17 @@ impl Shard {
                 }
             }
         }
+        if intent.deletion && rows == 0 {
+            // No log has it: a store right behind it is one right before the deletion.
+            return Ok(Outcome::Skipped);
+        }
         if intent.roll_back {
             transaction.rollback()?;
             return Ok(Outcome::RolledBack);
         }
         let commit_started = now_micros();
         transaction.commit()?;
-        let commit_done = now_micros();
-        let number = ledger.entries.len() as u64 + 1;
-        let Intent { site, kind, deletion, .. } = intent;
-        ledger.entries.push(Entry { number, site, kind, deletion, commit_started, commit_done, statements });
+        ledger.push(intent, commit_started, now_micros(), statements);
         Ok(Outcome::Committed)
     }
 }

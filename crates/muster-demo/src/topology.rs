@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::fleet::Fleet;
 use crate::kind::Kind;
+use crate::record::Shard;
 use crate::schema::{self, Owner};
 use crate::site::REGIONS;
 
@@ -15,12 +16,27 @@ use crate::site::REGIONS;
 pub struct TopologyOptions {
     /// Bucket.
     pub bucket: String,
-    /// Folder of the embedded S3 server; absolute, or relative to the topology's folder.
-    pub embedded: PathBuf,
-    /// Its loopback port.
-    pub port: u16,
+    /// The S3 server.
+    pub repository: RepositoryPlace,
     /// Between two polls of a shard.
     pub poll_interval_milliseconds: u64,
+}
+
+/// An S3 server.
+#[derive(Clone, Debug)]
+pub enum RepositoryPlace {
+    /// Muster's own.
+    Embedded {
+        /// Its folder; absolute, or relative to the topology's folder.
+        folder: PathBuf,
+        /// Its loopback port.
+        port: u16,
+    },
+    /// Any other, with credentials in the environment.
+    Endpoint {
+        /// Its URL.
+        url: String,
+    },
 }
 
 impl Fleet {
@@ -45,12 +61,12 @@ impl Fleet {
             let kinds: Vec<String> = shard.role.kinds().map(|kind| quoted(kind.name())).collect();
             let _ = write!(
                 text,
-                "\n[shards.{}]\ndriver = \"sqlite\"\npath = {}\nregion = {}\nkinds = [{}]\n\
-                 writer_block_milliseconds_max = 2000\n",
+                "\n[shards.{}]\n{}\nregion = {}\nkinds = [{}]\nwriter_block_milliseconds_max = {}\n",
                 quoted(&shard.name),
-                quoted(&shard.path.display().to_string()),
+                driver(shard),
                 quoted(REGIONS[shard.region]),
-                kinds.join(", ")
+                kinds.join(", "),
+                writer_block_milliseconds_max(shard),
             );
         }
         for table in schema::all_tables() {
@@ -73,12 +89,30 @@ impl Fleet {
     }
 }
 
+/// A publish into a SQLite file holds up all its writers; in PostgreSQL hardly any, and a busy machine may take its time.
+fn writer_block_milliseconds_max(shard: &Shard) -> u64 {
+    if shard.database.is_some() { 20_000 } else { 2_000 }
+}
+
+fn driver(shard: &Shard) -> String {
+    match &shard.database {
+        Some(database) => format!("driver = \"postgres\"\nconnection = {}", quoted(&database.connection)),
+        None => format!("driver = \"sqlite\"\npath = {}", quoted(&shard.path.display().to_string())),
+    }
+}
+
 fn head(options: &TopologyOptions) -> String {
+    let place = match &options.repository {
+        RepositoryPlace::Embedded { folder, port } => format!(
+            "endpoint = \"http://127.0.0.1:{port}\"\npath_style = true\nembedded = {}\n",
+            quoted(&folder.display().to_string())
+        ),
+        RepositoryPlace::Endpoint { url } => format!("endpoint = {}\npath_style = true\n", quoted(url)),
+    };
     format!(
         "# The demo fleet. Made by `muster demo`.\n\
          fleet = \"demo\"\n\
-         \n[repository]\nbucket = {bucket}\nregion = \"us-east-1\"\nendpoint = \"http://127.0.0.1:{port}\"\n\
-         path_style = true\nembedded = {embedded}\n\
+         \n[repository]\nbucket = {bucket}\nregion = \"us-east-1\"\n{place}\
          \n[capture]\npoll_interval_milliseconds = {poll}\n\
          \n[directory]\nkind = \"metadata\"\ntable = \"site\"\n\
          \n[directory.columns]\nname = \"name\"\nregion = \"region\"\ntier = \"tier\"\ncustomer = \"customer\"\n\
@@ -88,8 +122,6 @@ fn head(options: &TopologyOptions) -> String {
          \n[tiers.standard]\nrto_seconds = 14400\nrpo_seconds = 300\n\
          \n[tiers.free]\nrto_seconds = 86400\nrpo_seconds = 3600\n",
         bucket = quoted(&options.bucket),
-        port = options.port,
-        embedded = quoted(&options.embedded.display().to_string()),
         poll = options.poll_interval_milliseconds,
     )
 }

@@ -8,12 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use rusqlite::Connection;
 
 use crate::activity::{self, Scene};
 use crate::fleet::Fleet;
 use crate::kind::{Kind, Role};
-use crate::record::{Intent, Outcome, Statement};
+use crate::record::{Intent, Outcome, Session, Statement};
 
 /// Share of transactions that go to the sites that the script deletes next, so that something is at stake there.
 const NEXT_VICTIMS_SHARE: f64 = 0.4;
@@ -27,7 +26,7 @@ const ROLLED_BACK_SHARE: f64 = 0.03;
 pub struct WriterConfig {
     /// Over all threads.
     pub transactions_per_second: u32,
-    /// Threads, each with its own connections.
+    /// Threads, each with its own connections: one a shard.
     pub threads: usize,
 }
 
@@ -114,7 +113,7 @@ fn write_until(
     let mut writer = Writer {
         fleet,
         rng: ChaCha8Rng::seed_from_u64(fleet.config.seed.wrapping_mul(31).wrapping_add(number)),
-        connections: fleet.shards.iter().map(|shard| shard.connect()).collect::<Result<_>>()?,
+        sessions: fleet.shards.iter().map(|shard| shard.connect()).collect::<Result<_>>()?,
     };
     let (mut rolled_back, mut due) = (0, Instant::now());
     while !stop.load(Ordering::Acquire) {
@@ -140,7 +139,7 @@ fn write_until(
 struct Writer<'f> {
     fleet: &'f Fleet,
     rng: ChaCha8Rng,
-    connections: Vec<Connection>,
+    sessions: Vec<Session>,
 }
 
 impl Writer<'_> {
@@ -186,7 +185,8 @@ impl Writer<'_> {
         let (fleet, rng) = (self.fleet, &mut self.rng);
         let (id, name) = (&fleet.sites[site].id, &fleet.sites[site].name);
         fleet.shards[place].commit(
-            &mut self.connections[place],
+            &mut self.sessions[place],
+            fleet.turn(Some(site)),
             intent,
             || fleet.is_gone(site),
             |connection| build(&mut Scene { fleet, connection, rng, site: id.clone(), name }),
@@ -213,6 +213,7 @@ impl Writer<'_> {
         let place = cores[self.rng.random_range(0..cores.len())];
         let intent = Intent { site: None, kind: Kind::Licence, deletion: false, roll_back: false };
         let statements = activity::new_prices(&mut self.rng);
-        self.fleet.shards[place].commit(&mut self.connections[place], intent, || false, |_| Ok(statements))
+        let turn = self.fleet.turn(None);
+        self.fleet.shards[place].commit(&mut self.sessions[place], turn, intent, || false, |_| Ok(statements))
     }
 }

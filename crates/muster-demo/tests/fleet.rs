@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use muster_demo::{Fleet, FleetConfig, Shard, TopologyOptions, all_tables, tables};
+use muster_demo::{Fleet, FleetConfig, RepositoryPlace, Shard, TopologyOptions, all_tables, tables};
 use rusqlite::Connection;
 use rusqlite::types::Value;
 
@@ -65,9 +65,9 @@ fn victims_are_small_and_a_fifth_are_the_operators_own() {
 fn every_table_is_in_the_topology_once() {
     let dir = tempfile::tempdir().unwrap();
     let fleet = fleet(dir.path(), "a", 1, 1);
-    let (bucket, embedded) = ("b".to_owned(), "repository".into());
-    let text =
-        fleet.topology(&TopologyOptions { bucket, embedded, port: 9310, poll_interval_milliseconds: 500 });
+    let repository = RepositoryPlace::Embedded { folder: "repository".into(), port: 9310 };
+    let options = TopologyOptions { bucket: "b".to_owned(), repository, poll_interval_milliseconds: 500 };
+    let text = fleet.topology(&options);
     for table in all_tables() {
         assert_eq!(text.matches(&format!("[tables.{}]\n", table.name)).count(), 1, "{}", table.name);
     }

@@ -21,17 +21,22 @@ pub(super) fn metadata(scene: &mut Scene<'_>) -> Result<Vec<Statement>> {
                 (["theme", "banner", "motto", "quota"][scene.below(4) as usize], scene.text(3));
             vec![statement!(
                 "INSERT INTO site_configuration (site_id, key, value) VALUES (?1, ?2, ?3)
-                 ON CONFLICT (site_id, key) DO UPDATE SET value = excluded.value, revision = revision + 1";
+                 ON CONFLICT (site_id, key) DO UPDATE SET value = excluded.value, revision = site_configuration.revision + 1";
                 site, key.to_owned(), value)]
         }
         2 => {
             let value = scene.real() * 100.0;
-            vec![statement!("REPLACE INTO site_configuration VALUES (?1, 'quota', ?2, 7)"; site, value)]
+            vec![statement!("REPLACE INTO site_configuration VALUES (?1, 'quota', ?2, 7)", postgres: [
+                "INSERT INTO site_configuration VALUES (?1, 'quota', ?2, 7)
+                 ON CONFLICT (site_id, key) DO UPDATE SET value = excluded.value, revision = excluded.revision"];
+                site, value)]
         }
         // The new row evicts the old one by its address, not by its primary key.
         3 => match scene.pick::<String>(CONTACT)? {
             Some(email) => vec![statement!(
-                "INSERT OR REPLACE INTO site_contact VALUES (?1, ?2, ?3, 'replaced', 'technical', NULL)";
+                "INSERT OR REPLACE INTO site_contact VALUES (?1, ?2, ?3, 'replaced', 'technical', NULL)", postgres: [
+                "DELETE FROM site_contact WHERE site_id = ?2 AND email = ?3",
+                "INSERT INTO site_contact VALUES (?1, ?2, ?3, 'replaced', 'technical', NULL)"];
                 scene.id(), site, email)],
             None => vec![],
         },
@@ -56,13 +61,13 @@ pub(super) fn licence(scene: &mut Scene<'_>) -> Result<Vec<Statement>> {
     let seats = scene.below(500);
     Ok(vec![
         statement!("UPDATE licence SET seats = ?2, active = ?3 WHERE licence_id = ?1"; licence, seats, i64::from(seats != 13)),
-        statement!("INSERT OR IGNORE INTO licence_event VALUES (?1, ?2, 'seats changed', ?3)"; licence, number, amount),
+        statement!("INSERT INTO licence_event VALUES (?1, ?2, 'seats changed', ?3) ON CONFLICT DO NOTHING"; licence, number, amount),
     ])
 }
 
 pub(super) fn new_licence(scene: &mut Scene<'_>, kind: Kind) -> Vec<Statement> {
     vec![statement!(
-        "INSERT INTO licence VALUES (?1, ?2, ?3, 'standard', 10, 1, NULL) ON CONFLICT (site_id, product) DO NOTHING";
+        "INSERT INTO licence VALUES (?1, ?2, ?3, 'standard', 10, true, NULL) ON CONFLICT (site_id, product) DO NOTHING";
         scene.id(), scene.site.clone(), kind.name().to_owned())]
 }
 

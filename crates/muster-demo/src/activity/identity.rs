@@ -18,12 +18,12 @@ pub(super) fn identity(scene: &mut Scene<'_>) -> Result<Vec<Statement>> {
     let id = scene.id();
     Ok(match scene.below(12) {
         0..3 => vec![
-            statement!("INSERT INTO user_account VALUES (?1, ?2, ?3, 'new@example.com', NULL, 1, ?4, ?5)";
+            statement!("INSERT INTO user_account VALUES (?1, ?2, ?3, 'new@example.com', NULL, true, ?4, ?5)";
                 id, site, format!("new.user{id}"), scene.real(), vec![id as u8; 5]),
             statement!("INSERT INTO group_member VALUES (?1, ?2, ?3)"; group, id, id),
         ],
         3..6 => {
-            vec![statement!("UPDATE user_account SET last_seen = ?2, active = 1 - active WHERE user_id = ?1";
+            vec![statement!("UPDATE user_account SET last_seen = ?2, active = NOT active WHERE user_id = ?1";
             user, scene.real() * 1e9)]
         }
         6 => vec![
@@ -32,9 +32,11 @@ pub(super) fn identity(scene: &mut Scene<'_>) -> Result<Vec<Statement>> {
         // Evicts the account that has the name; its memberships go with it.
         7 => match scene.pick::<String>(USERNAME)? {
             Some(name) => vec![
-                statement!("INSERT OR REPLACE INTO user_account VALUES (?1, ?2, ?3, 'again@example.com', 'x', 1, NULL, NULL)";
+                statement!("INSERT OR REPLACE INTO user_account VALUES (?1, ?2, ?3, 'again@example.com', 'x', 1, NULL, NULL)",
+                    postgres: ["DELETE FROM user_account WHERE site_id = ?2 AND username = ?3",
+                    "INSERT INTO user_account VALUES (?1, ?2, ?3, 'again@example.com', 'x', true, NULL, NULL)"];
                     id, site, name),
-                statement!("INSERT INTO group_member VALUES (?1, ?2, 0)"; group, id),
+                statement!("INSERT INTO group_member VALUES (?1, ?2, ?3)"; group, id, 0),
             ],
             None => vec![],
         },
@@ -44,10 +46,12 @@ pub(super) fn identity(scene: &mut Scene<'_>) -> Result<Vec<Statement>> {
              DO UPDATE SET granted_by = 'boris', grant_id = excluded.grant_id"; id, group)],
         10 => vec![
             statement!("INSERT INTO user_group VALUES (?1, ?2, ?3, '')"; id, site, format!("group-{id}")),
-            statement!("UPDATE OR IGNORE group_member SET group_id = ?2 WHERE group_id = ?1 AND user_id = ?3"; group, id, user),
+            statement!("UPDATE group_member SET group_id = ?2 WHERE group_id = ?1 AND user_id = ?3"; group, id, user),
         ],
         _ => vec![
-            statement!("REPLACE INTO group_member VALUES (?1, ?2, 5)"; group, user),
+            statement!("REPLACE INTO group_member VALUES (?1, ?2, ?3)", postgres: [
+                "INSERT INTO group_member VALUES (?1, ?2, ?3)
+                 ON CONFLICT (group_id, user_id) DO UPDATE SET since = excluded.since"]; group, user, 5),
             statement!("DELETE FROM permission_grant WHERE group_id = ?1 AND permission = 'export'"; group),
         ],
     })

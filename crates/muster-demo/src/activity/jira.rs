@@ -1,6 +1,7 @@
 //! Jira Software, Jira Service Management, and the apps of the former.
 
 use anyhow::Result;
+use rusqlite::types::Value;
 
 use super::Scene;
 use crate::record::{Statement, statement};
@@ -43,8 +44,8 @@ fn issues(scene: &mut Scene<'_>, project: i64, issue: i64) -> Result<Vec<Stateme
         }
         5 => vec![statement!("DELETE FROM jsw_issue WHERE issue_id = ?1"; issue)],
         6 => vec![
-            statement!("REPLACE INTO jsw_field_value VALUES (?1, 'story points', ?2)"; issue, id % 21),
-            statement!("REPLACE INTO jsw_field_value VALUES (?1, 'note', ?2)"; issue, (id % 21).to_string()),
+            field_value(issue, "story points", (id % 21).into()),
+            field_value(issue, "note", (id % 21).to_string().into()),
         ],
         7 => vec![
             statement!("INSERT INTO jsw_project (project_id, tenant, key, name) VALUES (?1, ?2, ?3, 'New project')";
@@ -55,6 +56,12 @@ fn issues(scene: &mut Scene<'_>, project: i64, issue: i64) -> Result<Vec<Stateme
             statement!("UPDATE jsw_attachment SET sha256 = NULL, bytes = bytes + 1 WHERE issue_id = ?1"; issue),
         ],
     })
+}
+
+fn field_value(issue: i64, field: &str, value: Value) -> Statement {
+    statement!("REPLACE INTO jsw_field_value VALUES (?1, ?2, ?3)", postgres: [
+        "INSERT INTO jsw_field_value VALUES (?1, ?2, ?3) ON CONFLICT (issue_id, field) DO UPDATE SET value = excluded.value"];
+        issue, field.to_owned(), value)
 }
 
 fn comments(scene: &mut Scene<'_>, issue: i64) -> Result<Vec<Statement>> {
@@ -71,7 +78,9 @@ fn comments(scene: &mut Scene<'_>, issue: i64) -> Result<Vec<Statement>> {
         3 => vec![statement!("UPDATE jsw_comment SET issue_id = ?2 WHERE comment_id = ?1"; comment, issue)],
         // A new primary key; reactions follow by cascade.
         4 => vec![
-            statement!("REPLACE INTO jsw_comment_reaction VALUES (?1, '🎉', 1)"; comment),
+            statement!("REPLACE INTO jsw_comment_reaction VALUES (?1, '🎉', 1)", postgres: [
+                "INSERT INTO jsw_comment_reaction VALUES (?1, '🎉', 1)
+                 ON CONFLICT (comment_id, emoji) DO UPDATE SET count = excluded.count"]; comment),
             statement!("UPDATE jsw_comment SET comment_id = ?2 WHERE comment_id = ?1"; comment, id),
         ],
         _ => vec![statement!("DELETE FROM jsw_comment WHERE comment_id = ?1"; comment)],
@@ -105,7 +114,7 @@ pub(super) fn automation(scene: &mut Scene<'_>) -> Result<Vec<Statement>> {
     Ok(vec![
         statement!("INSERT INTO automation_run VALUES (?1, ?2, 'success', ?3)"; rule, id, scene.real() * 9.0),
         statement!("DELETE FROM automation_run WHERE rule_id = ?1 AND number < ?2"; rule, id % 4),
-        statement!("UPDATE automation_rule SET enabled = 1 - enabled WHERE rule_id = ?1"; rule),
+        statement!("UPDATE automation_rule SET enabled = NOT enabled WHERE rule_id = ?1"; rule),
     ])
 }
 
@@ -114,12 +123,14 @@ pub(super) fn timesheets(scene: &mut Scene<'_>) -> Result<Vec<Statement>> {
     let Some(entry) = scene.pick::<i64>(ENTRY)? else { return Ok(vec![]) };
     Ok(match scene.below(3) {
         0 => vec![
-            statement!("INSERT OR REPLACE INTO timesheet_entry VALUES (?1, ?2, 'worker-3', ?3, ?4, 'booked again')";
+            statement!("INSERT OR REPLACE INTO timesheet_entry VALUES (?1, ?2, 'worker-3', ?3, ?4, 'booked again')",
+                postgres: ["DELETE FROM timesheet_entry WHERE tenant = ?2 AND worker = 'worker-3' AND day = ?3",
+                "INSERT INTO timesheet_entry VALUES (?1, ?2, 'worker-3', ?3, ?4, 'booked again')"];
                 id, site, id % 5, scene.real() * 8.0),
             statement!("INSERT INTO timesheet_approval VALUES (?1, 'lead', NULL)"; id),
         ],
         1 => vec![statement!(
-            "INSERT INTO timesheet_approval VALUES (?1, 'lead', 1) ON CONFLICT (entry_id) DO UPDATE SET approved = 1"; entry)],
+            "INSERT INTO timesheet_approval VALUES (?1, 'lead', true) ON CONFLICT (entry_id) DO UPDATE SET approved = true"; entry)],
         _ => vec![statement!("UPDATE timesheet_entry SET hours = hours * 1.1 WHERE entry_id = ?1"; entry)],
     })
 }

@@ -17,21 +17,28 @@ pub(super) fn opsgenie(scene: &mut Scene<'_>) -> Result<Vec<Statement>> {
     let (Some(team), id) = (scene.pick::<i64>(TEAM)?, scene.id()) else { return Ok(vec![]) };
     let Some(alert) = scene.pick::<i64>(ALERT)? else {
         return Ok(vec![
-            statement!("INSERT INTO ops_alert VALUES (?1, ?2, NULL, 'first', 1.5, 0)"; id, team),
+            statement!("INSERT INTO ops_alert VALUES (?1, ?2, NULL, 'first', 1.5, false)"; id, team),
         ]);
     };
     Ok(match scene.below(5) {
         // An alert with a known alias takes the place of the old one.
         0 | 1 => {
             let alias = format!("alias-{}", scene.below(9));
-            vec![statement!("REPLACE INTO ops_alert VALUES (?1, ?2, ?3, ?4, ?5, 0)";
+            vec![statement!("REPLACE INTO ops_alert VALUES (?1, ?2, ?3, ?4, ?5, 0)", postgres: [
+                "DELETE FROM ops_alert WHERE team_id = ?2 AND alias = ?3",
+                "INSERT INTO ops_alert VALUES (?1, ?2, ?3, ?4, ?5, false)"];
                 id, team, alias, scene.text(5), scene.real())]
         }
         2 => vec![
-            statement!("UPDATE ops_alert SET acknowledged = 1, level = NULL WHERE alert_id = ?1"; alert),
+            statement!("UPDATE ops_alert SET acknowledged = true, level = NULL WHERE alert_id = ?1"; alert),
             statement!("INSERT INTO ops_alert_note VALUES (?1, ?2, 'ada', ?3)"; id, alert, scene.text(8)),
         ],
-        3 => vec![statement!("UPDATE OR REPLACE ops_alert SET alias = 'alias-1' WHERE alert_id = ?1"; alert)],
+        3 => vec![
+            statement!("UPDATE OR REPLACE ops_alert SET alias = 'alias-1' WHERE alert_id = ?1", postgres: [
+            "DELETE FROM ops_alert WHERE alias = 'alias-1' AND alert_id <> ?1
+             AND team_id = (SELECT team_id FROM ops_alert WHERE alert_id = ?1)",
+            "UPDATE ops_alert SET alias = 'alias-1' WHERE alert_id = ?1"]; alert),
+        ],
         _ => vec![statement!("DELETE FROM ops_alert WHERE alert_id = ?1"; alert)],
     })
 }
@@ -49,7 +56,8 @@ pub(super) fn statuspage(scene: &mut Scene<'_>) -> Result<Vec<Statement>> {
             statement!("INSERT INTO status_update VALUES (?1, 1, 'we are looking into it')"; id),
         ],
         1 => vec![statement!(
-            "INSERT INTO status_update VALUES (?1, ?2, 'all well') ON CONFLICT DO UPDATE SET text = text || '!'";
+            "INSERT INTO status_update VALUES (?1, ?2, 'all well') ON CONFLICT (incident_id, number)
+             DO UPDATE SET text = status_update.text || '!'";
             incident, id % 6)],
         2 => vec![
             statement!("UPDATE status_component SET state = 'degraded', uptime = uptime - 0.01 WHERE component_id = ?1"; component),

@@ -34,8 +34,10 @@ pub(super) fn confluence(scene: &mut Scene<'_>) -> Result<Vec<Statement>> {
         // Pages below it lose their parent, not their lives.
         6 => vec![statement!("DELETE FROM wiki_page WHERE page_id = ?1"; page)],
         7 => vec![
-            statement!("INSERT OR REPLACE INTO wiki_attachment VALUES (?1, ?2, 'figure.svg', NULL, ?1)"; id, page),
-            statement!("INSERT OR IGNORE INTO wiki_label VALUES (?1, 'decision')"; page),
+            statement!("INSERT OR REPLACE INTO wiki_attachment VALUES (?1, ?2, 'figure.svg', NULL, ?1)", postgres: [
+                "DELETE FROM wiki_attachment WHERE page_id = ?2 AND file_name = 'figure.svg'",
+                "INSERT INTO wiki_attachment VALUES (?1, ?2, 'figure.svg', NULL, ?1)"]; id, page),
+            statement!("INSERT INTO wiki_label VALUES (?1, 'decision') ON CONFLICT DO NOTHING"; page),
         ],
         _ => vec![statement!("DELETE FROM wiki_label WHERE page_id = ?1"; page)],
     })

@@ -15,10 +15,12 @@
 //! equal the first rows plus all that the writers committed, whole tables at a time, and tables, indexes and
 //! triggers must be the ones that were made.
 //!
+//! Of PostgreSQL shards, which are exact to the commit, the interval is 0.
+//!
 //! # How
 //! Each shard's first copy is copied once more. The ledger's transactions of the neighbours are applied to it at once, those of a
 //! victim one by one up to the states in question, and rows are compared by SQLite itself (`EXCEPT`, every column with
-//! its storage class) between this copy and the live file.
+//! its storage class) between this copy and the live file, or an export of the live database.
 
 mod compare;
 mod shard;

@@ -1,6 +1,7 @@
 //! Judges one shard.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use rusqlite::Connection;
@@ -11,6 +12,7 @@ use super::verdict::{Difference, Part, StoreVerdict};
 use crate::deletion::DeletionLog;
 use crate::fleet::Fleet;
 use crate::kind::Kind;
+use crate::postgres;
 use crate::record::{Entry, Shard};
 use crate::schema::{self, Owner};
 
@@ -33,9 +35,13 @@ pub(super) fn judge(
     let scratch = shard.first.with_extension("judged.db");
     std::fs::copy(&shard.first, &scratch).with_context(|| format!("cannot copy to {}", scratch.display()))?;
     let mut part = Part::new(&shard.name);
+    let exported = shard.first.with_extension("live.db");
     {
-        let connection = open(&scratch, shard)?;
-        schemas(&connection, &mut part)?;
+        let live = live(shard, &exported, &mut part)?;
+        let connection = open(&scratch, live)?;
+        if shard.database.is_none() {
+            schemas(&connection, &mut part)?;
+        }
         if part.differences.is_empty() {
             let ledger = shard.ledger();
             let judge = Judge::new(fleet, shard, &connection, &ledger.entries, log, poll_interval_micros)?;
@@ -43,11 +49,26 @@ pub(super) fn judge(
             judge.victims(log, reached, &mut part)?;
         }
     }
-    std::fs::remove_file(&scratch).with_context(|| format!("cannot remove {}", scratch.display()))?;
+    for made in [Some(&scratch), shard.database.as_ref().map(|_| &exported)].into_iter().flatten() {
+        std::fs::remove_file(made).with_context(|| format!("cannot remove {}", made.display()))?;
+    }
     Ok(part)
 }
 
-fn open(scratch: &std::path::Path, shard: &Shard) -> Result<Connection> {
+/// The file with the live rows: the shard itself, or an export of its database.
+fn live<'a>(shard: &'a Shard, exported: &'a Path, part: &mut Part) -> Result<&'a Path> {
+    let Some(database) = &shard.database else { return Ok(&shard.path) };
+    if exported.exists() {
+        // Of a judge that was interrupted.
+        std::fs::remove_file(exported)?;
+    }
+    for name in postgres::export(database, shard.role, exported)? {
+        part.differ(None, "schema", format!("the definition of {name} is not the one that was made"));
+    }
+    Ok(exported)
+}
+
+fn open(scratch: &Path, live: &Path) -> Result<Connection> {
     let connection = Connection::open(scratch)?;
     connection.set_prepared_statement_cache_capacity(256);
     connection.execute_batch(
@@ -55,7 +76,7 @@ fn open(scratch: &std::path::Path, shard: &Shard) -> Result<Connection> {
          PRAGMA temp_store = MEMORY; PRAGMA cache_size = -65536;
          CREATE TEMP TABLE victim (site TEXT PRIMARY KEY) WITHOUT ROWID;",
     )?;
-    connection.execute("ATTACH ?1 AS live", [shard.path.to_string_lossy()])?;
+    connection.execute("ATTACH ?1 AS live", [live.to_string_lossy()])?;
     connection.execute_batch("BEGIN")?;
     Ok(connection)
 }

@@ -127,10 +127,7 @@ impl Verdict {
                 blamed.extend(site);
                 schemas_differ |= difference.table == "schema";
                 difference.site = site.map(|site| fleet.sites[site].id.clone());
-                verdict.differences_count += 1;
-                if verdict.differences.len() < SHOWN {
-                    verdict.differences.push(difference);
-                }
+                verdict.differences.push(difference);
             }
             for store in part.stores {
                 verdict.stores += 1;
@@ -138,6 +135,10 @@ impl Verdict {
                 by_site.entry(store.site).or_default().push(store);
             }
         }
+        verdict.differences_count = verdict.differences.len();
+        // A neighbour's first: nothing is worse.
+        verdict.differences.sort_by_key(|difference| difference.site.is_some());
+        verdict.differences.truncate(SHOWN);
         verdict.neighbours_equal &= !schemas_differ;
         for site in victims {
             let stores = by_site.remove(&site).unwrap_or_default();
