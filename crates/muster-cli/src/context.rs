@@ -11,9 +11,8 @@ use muster_inspect::{InspectError, SiteAt};
 use muster_repo::catalog::{self, CatalogQuery, Sites};
 use muster_repo::{Repository, S3Config, S3Objects};
 use muster_s3_server::{Guard, ServerConfig};
-use muster_stores::sqlite::restore::SqliteDriver;
 use muster_types::catalog::Catalog;
-use muster_types::topology::{DriverConfig, RepositoryConfig, Topology};
+use muster_types::topology::{RepositoryConfig, Topology};
 use muster_types::{ShardName, SiteId, Timestamp};
 
 use crate::{exit, print};
@@ -100,22 +99,8 @@ impl Context {
 
     /// The restore side of every shard.
     pub(crate) fn drivers(&self) -> BTreeMap<ShardName, Arc<dyn StoreDriver>> {
-        drivers(&self.topology)
+        muster_stores::drivers(&self.topology)
     }
-}
-
-/// The restore side of every shard of a topology.
-pub(crate) fn drivers(topology: &Topology) -> BTreeMap<ShardName, Arc<dyn StoreDriver>> {
-    let mut drivers: BTreeMap<ShardName, Arc<dyn StoreDriver>> = BTreeMap::new();
-    for (name, shard) in &topology.shards {
-        let tables = topology.shard_tables(name);
-        match &shard.driver {
-            DriverConfig::Sqlite { path } => {
-                drivers.insert(name.clone(), Arc::new(SqliteDriver::new(name.clone(), path.clone(), tables)));
-            }
-        }
-    }
-    drivers
 }
 
 /// Starts, or stands by for, the embedded server if the topology has one.

@@ -107,12 +107,20 @@ impl SiteFilter {
         self.region.is_some() || self.tier.is_some() || self.shard.is_some()
     }
 
+    fn has_shard(&self, site: &SiteHistory) -> bool {
+        self.shard.as_ref().is_none_or(|shard| site.traces.iter().any(|trace| &trace.shard == shard))
+    }
+
+    /// Why it cannot be told whether a site is asked for, if it cannot: an object with its facts is harmed.
+    pub(crate) fn untold<'a>(&self, site: &'a SiteHistory) -> Option<&'a str> {
+        let needed = (self.region.is_some() || self.tier.is_some()) && self.has_shard(site);
+        site.facts_unread.as_deref().filter(|_| needed)
+    }
+
     /// Whether a site, with its facts read, is asked for.
     pub(crate) fn matches(&self, site: &SiteHistory) -> bool {
         let facts = site.facts.clone().unwrap_or_default();
-        let shard =
-            self.shard.as_ref().is_none_or(|shard| site.traces.iter().any(|trace| &trace.shard == shard));
-        shard
+        self.has_shard(site)
             && self.region.as_ref().is_none_or(|region| facts.region.as_ref() == Some(region))
             && self.tier.as_ref().is_none_or(|tier| facts.tier.as_ref() == Some(tier))
     }

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use anyhow::{Result, anyhow};
 use clap::Args;
 use muster_engine::{Cancel, Engine, EngineError, Events, JournalError, Options, RunSummary};
+use muster_plan::planner;
+use muster_repo::RunObjects;
 use muster_types::plan::{Plan, Severity};
 use muster_types::{RunId, Timestamp};
 
@@ -40,7 +42,17 @@ pub(crate) async fn apply(topology: &Path, args: ApplyArgs) -> Result<ExitCode> 
             "the plan has fatal notes and cannot be applied; mend what they name and plan again",
         ));
     }
+    let left_out = planner::held_back(&plan.notes).len();
+    if left_out > 0 && plan.steps.is_empty() {
+        return Err(exit::refused(format!(
+            "the plan leaves all of its {left_out} sites out: there is nothing to apply; mend what its error notes name and \
+             plan again"
+        )));
+    }
     let context = Context::open(topology).await?;
+    if let Some(run) = &args.run {
+        refuse_known(&context, run).await?;
+    }
     let (engine, shown) = engine(&context);
     if args.check_only {
         engine.preflight(&plan).await.map_err(failure)?;
@@ -56,7 +68,23 @@ pub(crate) async fn apply(topology: &Path, args: ApplyArgs) -> Result<ExitCode> 
     drop(engine);
     // The last lines of progress come before the summary.
     let _ = shown.await;
-    finish(outcome)
+    let code = finish(outcome)?;
+    if left_out > 0 {
+        print::talk(format!("{left_out} sites were left out by the plan: see its error notes"));
+        return Ok(ExitCode::from(exit::Exit::Partial as u8));
+    }
+    Ok(code)
+}
+
+/// Said before anything else: what an earlier run of that name did makes every other finding misleading.
+async fn refuse_known(context: &Context, run: &RunId) -> Result<()> {
+    if RunObjects::new(&context.repository, run.clone()).journal(0).await?.is_empty() {
+        return Ok(());
+    }
+    Err(exit::refused(format!(
+        "run {run} exists already; `muster status {run}` shows it, `muster resume {run}` goes on with it; for another \
+         run choose another name"
+    )))
 }
 
 pub(crate) async fn resume(topology: &Path, args: ResumeArgs) -> Result<ExitCode> {

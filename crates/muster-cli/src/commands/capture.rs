@@ -11,6 +11,7 @@ use clap::{Args, Subcommand};
 use muster_capture::{CaptureEvent, CaptureOptions, CaptureRunner, Installer, ShardInstalled, ShardOutcome};
 use muster_types::topology::Topology;
 use muster_types::{Boundary, ShardName, Timestamp};
+use tokio::task::block_in_place;
 
 use crate::commands::s3;
 use crate::context::{self, Context};
@@ -77,7 +78,8 @@ pub(crate) async fn run(path: &Path, args: CaptureArgs) -> Result<ExitCode> {
         Some(CaptureCommand::Init { shard }) => {
             let topology = context::topology(path)?;
             let shards = chosen(&topology, &shard)?;
-            installed(&Installer::new(&topology, shards.as_ref()).init(), |done| {
+            let done = block_in_place(|| Installer::new(&topology, shards.as_ref()).init());
+            installed(&done, |done| {
                 let state = if done.unchanged { "as it was" } else { "installed" };
                 format!("{} tables captured, {} triggers, {state}", done.tables.len(), done.triggers)
             })
@@ -85,9 +87,8 @@ pub(crate) async fn run(path: &Path, args: CaptureArgs) -> Result<ExitCode> {
         Some(CaptureCommand::Remove { shard }) => {
             let topology = context::topology(path)?;
             let shards = chosen(&topology, &shard)?;
-            installed(&Installer::new(&topology, shards.as_ref()).remove(), |()| {
-                "everything of Muster is gone; its recovery points end here".to_owned()
-            })
+            let done = block_in_place(|| Installer::new(&topology, shards.as_ref()).remove());
+            installed(&done, |()| "everything of Muster is gone; its recovery points end here".to_owned())
         }
         Some(CaptureCommand::Wait { covers, timeout_seconds }) => wait(path, &covers, timeout_seconds).await,
         Some(CaptureCommand::Status) => status(path).await,

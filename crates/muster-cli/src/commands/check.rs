@@ -5,10 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use muster_stores::sqlite;
 use muster_types::ShardName;
 use muster_types::table::TableDef;
-use muster_types::topology::{DriverConfig, Topology};
+use muster_types::topology::Topology;
 
 use crate::{context, exit, print};
 
@@ -47,10 +46,6 @@ pub(crate) async fn run(path: &Path, _args: CheckArgs) -> Result<ExitCode> {
 /// The tables that a shard really has, without Muster's own.
 pub(crate) fn live_tables(topology: &Topology, shard: &ShardName) -> Result<Vec<TableDef>> {
     let Some(config) = topology.shards.get(shard) else { return Ok(Vec::new()) };
-    match &config.driver {
-        DriverConfig::Sqlite { path } => {
-            let failed = || format!("failed to read the tables of shard {shard} in `{}`", path.display());
-            sqlite::live_definitions(path).with_context(failed)
-        }
-    }
+    tokio::task::block_in_place(|| muster_capture::live_tables(&config.driver))
+        .with_context(|| format!("shard {shard}"))
 }

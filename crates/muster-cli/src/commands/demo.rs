@@ -8,14 +8,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use muster_demo::{
-    DeletionLog, Fleet, FleetConfig, Reached, TopologyOptions, Verdict, WriterConfig, Writers,
+    DeletionLog, Fleet, FleetConfig, PostgresServer, Reached, RepositoryPlace, TopologyOptions, Verdict,
+    WriterConfig, Writers,
 };
 use muster_types::Timestamp;
 use muster_types::report::Report;
 
 use crate::{context, exit, print};
 
-/// Between two polls of a shard: the most that a site loses.
+/// Between two polls of a shard: the most that a site loses. In PostgreSQL every commit is a recovery point, and a site
+/// loses something only where an ordinary deletion in the same table and poll stands before its loss.
 const POLL_INTERVAL_MILLISECONDS: u64 = 500;
 /// One victim this often: 883 of them take about as many seconds as they took minutes in 2022.
 const DELETION_PACE: Duration = Duration::from_millis(25);
@@ -23,6 +25,8 @@ const DELETION_PACE: Duration = Duration::from_millis(25);
 const QUIET_BEFORE: Duration = Duration::from_secs(4);
 /// The run's name in the demo's own repository.
 const RUN: &str = "demo";
+/// Databases of all demos start with it; the demo's own moment follows.
+const DATABASES: &str = "muster_demo";
 
 /// Arguments of `muster demo`.
 #[derive(Debug, Args)]
@@ -39,9 +43,23 @@ pub(crate) struct DemoArgs {
     /// Folder for everything that the demo makes; left for inspection. A new one here if not given.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// Make the shards as databases of this PostgreSQL server: postgresql://USER@HOST:PORT/DATABASE, with the password
+    /// in PGPASSWORD. They are left for inspection.
+    #[arg(long, value_name = "URL")]
+    postgres: Option<String>,
+    /// Keep the repository on this S3 server, in a bucket of its own; credentials come from the environment. Muster's
+    /// embedded server if not given.
+    #[arg(long, value_name = "ENDPOINT")]
+    s3: Option<String>,
+    /// Instead of a demo: drop the databases of an earlier one, by what their names start with.
+    #[arg(long, value_name = "PREFIX", requires = "postgres", conflicts_with_all = ["s3", "dir"])]
+    drop: Option<String>,
 }
 
 pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode> {
+    if let (Some(url), Some(prefix)) = (args.postgres.clone(), args.drop.clone()) {
+        return tokio::task::spawn_blocking(move || drop_databases(&url, &prefix)).await?;
+    }
     if args.victims == 0 || args.victims > args.sites {
         return Err(exit::input(format!(
             "--victims {} must be between 1 and the {} sites of the fleet",
@@ -51,10 +69,29 @@ pub(crate) async fn run(args: DemoArgs) -> Result<ExitCode> {
     tokio::task::spawn_blocking(move || Demo::prepare(args)?.play()).await?
 }
 
+/// Removes what an earlier demo left in a server.
+fn drop_databases(url: &str, prefix: &str) -> Result<ExitCode> {
+    if !prefix.starts_with(DATABASES) {
+        return Err(exit::input(format!("--drop {prefix}: databases of demos start with `{DATABASES}`")));
+    }
+    let dropped = PostgresServer::new(url, prefix)?.drop_databases()?;
+    for name in &dropped {
+        print::data(format!("dropped {name}"));
+    }
+    if dropped.is_empty() {
+        bail!("the server has no database that starts with `{prefix}_`");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 /// The demo's folder, fleet and helpers.
 struct Demo {
     dir: PathBuf,
     fleet: Arc<Fleet>,
+    /// Of shards in PostgreSQL.
+    server: Option<PostgresServer>,
+    /// The repository is on Muster's own server.
+    embedded: bool,
     victims: usize,
     began: Instant,
     muster: PathBuf,
@@ -81,37 +118,57 @@ impl Demo {
         config.sites = args.sites;
         config.seed = args.seed;
         heading(&format!("a fleet of {} sites in {}", args.sites, dir.display()));
-        let fleet = Fleet::generate(&config)?;
+        let (server, fleet) = match &args.postgres {
+            Some(url) => {
+                let server = PostgresServer::new(url, &format!("{DATABASES}_{stamp}"))?;
+                say_earlier(url, &server)?;
+                let fleet = Fleet::generate_on(&server, &config)?;
+                (Some(server), fleet)
+            }
+            None => (None, Fleet::generate(&config)?),
+        };
         let dir = fleet.config.dir.clone();
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let embedded = args.s3.is_none();
         let options = TopologyOptions {
-            bucket: "muster".to_owned(),
-            embedded: dir.join("s3"),
-            port,
+            bucket: if embedded { "muster".to_owned() } else { format!("muster-demo-{stamp}") },
+            repository: match args.s3 {
+                Some(url) => RepositoryPlace::Endpoint { url },
+                None => RepositoryPlace::Embedded { folder: dir.join("s3"), port: free_port()? },
+            },
             poll_interval_milliseconds: POLL_INTERVAL_MILLISECONDS,
         };
         fleet.write_topology(&dir.join("muster.toml"), &options)?;
         let muster = std::env::current_exe().context("failed to find the muster binary")?;
-        let demo = Self { dir, fleet, victims: args.victims, began, muster };
+        let demo = Self { dir, fleet, server, embedded, victims: args.victims, began, muster };
         demo.say(&format!(
-            "{} rows in {} shards of 2 regions, seed {}",
+            "{} rows in {} {} of 2 regions, seed {}",
             print::count(demo.fleet.rows()),
             demo.fleet.shards.len(),
+            if demo.server.is_some() { "PostgreSQL databases" } else { "shards" },
             args.seed
         ));
         Ok(demo)
     }
 
+    /// As many threads as SQLite has use for; in PostgreSQL transactions of one shard overlap.
+    fn writers(&self) -> WriterConfig {
+        let config = WriterConfig::default();
+        if self.server.is_some() { WriterConfig { threads: 4, ..config } } else { config }
+    }
+
     fn play(self) -> Result<ExitCode> {
-        heading("capture: triggers, a snapshot of each shard, then its changes");
-        let endpoint = self.dir.join("s3");
-        let _server =
-            self.start(&["s3", "serve", &endpoint.display().to_string(), "--listen", &self.listen()?])?;
+        let means = if self.server.is_some() { "logical decoding" } else { "triggers" };
+        heading(&format!("capture: {means}, a snapshot of each shard, then its changes"));
+        let endpoint = self.dir.join("s3").display().to_string();
+        let _server = match self.embedded {
+            true => Some(self.start(&["s3", "serve", &endpoint, "--listen", &self.listen()?])?),
+            false => None,
+        };
         self.muster(&["capture", "init"])?;
         self.muster(&["check"])?;
         self.muster(&["capture", "--once"])?;
         let capture = self.start(&["capture", "--follow"])?;
-        let writers = self.fleet.start_writers(WriterConfig::default());
+        let writers = self.fleet.start_writers(self.writers());
         self.say("writers are at work on the whole fleet");
         std::thread::sleep(QUIET_BEFORE);
 
@@ -152,7 +209,8 @@ impl Demo {
                 reached.insert(key, store.reached.at.as_micros());
             }
         }
-        self.fleet.judge(log, &reached, POLL_INTERVAL_MILLISECONDS as i64 * 1000)
+        let interval_milliseconds = if self.server.is_some() { 0 } else { POLL_INTERVAL_MILLISECONDS };
+        self.fleet.judge(log, &reached, interval_milliseconds as i64 * 1000)
     }
 
     fn finish(&self, verdict: &Verdict, log: &DeletionLog) -> Result<ExitCode> {
@@ -174,6 +232,7 @@ impl Demo {
             ));
             print::data(format!("             {} show site:{} --at {at}", self.muster.display(), first.site));
         }
+        self.say_drop();
         if !verdict.holds() || log.sites.len() != self.victims {
             bail!(
                 "the fleet is not what it was: see the differences above; everything is left in {}",
@@ -181,6 +240,13 @@ impl Demo {
             );
         }
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// How to remove what is not in the folder.
+    fn say_drop(&self) {
+        if let Some(server) = &self.server {
+            print::data(format!("its databases: {}", drop_command(server.connection(), server.prefix())));
+        }
     }
 
     fn listen(&self) -> Result<String> {
@@ -232,6 +298,28 @@ impl Demo {
     fn say(&self, text: &str) {
         print::data(format!("[{:>5.1} s] {text}", self.began.elapsed().as_secs_f64()));
     }
+}
+
+/// Databases of earlier demos keep the server's log from being removed.
+fn say_earlier(url: &str, server: &PostgresServer) -> Result<()> {
+    let mut earlier: Vec<String> = server
+        .databases(DATABASES)?
+        .iter()
+        .filter_map(|name| name.get(..server.prefix().len()).map(str::to_owned))
+        .collect();
+    earlier.dedup();
+    for prefix in earlier {
+        print::data(format!("an earlier demo is still in the server: {}", drop_command(url, &prefix)));
+    }
+    Ok(())
+}
+
+fn drop_command(url: &str, prefix: &str) -> String {
+    format!("muster demo --postgres {url} --drop {prefix}")
+}
+
+fn free_port() -> Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 fn shown(path: &Path) -> String {

@@ -188,6 +188,18 @@ async fn filtered(context: &Context, filter: &SiteFilter, target: Timestamp) -> 
         })
         .collect();
     muster_inspect::read_facts(&context.repository, &context.topology, &mut catalog, &all).await?;
+    // A filter that cannot be told of some sites would silently leave them out.
+    let mut unread = catalog.sites.iter().filter_map(|(id, site)| Some((id, filter.untold(site)?)));
+    if let Some((first, reason)) = unread.next() {
+        let others = match unread.count() {
+            0 => String::new(),
+            others => format!(" and {others} others"),
+        };
+        return Err(exit::input(format!(
+            "whether {first}{others} match {filter} cannot be told: {reason}; bring the object back from the bucket's \
+             versions or replica, or name the sites with --sites-file"
+        )));
+    }
     Ok(catalog.sites.iter().filter(|(_, site)| filter.matches(site)).map(|(id, _)| id.clone()).collect())
 }
 
