@@ -1,11 +1,15 @@
-# Each target does its own set-up. A Rust toolchain and a C compiler are enough for `make demo`.
+# Each target does its own set-up. A Rust toolchain and a C compiler are enough for `make demo`; `make test` also needs
+# PostgreSQL (installed where that can be done) and Go, which builds MinIO once.
 CARGO ?= cargo
 
-.PHONY: help demo test lint bench deny check-tools
+.PHONY: help demo demo-postgres services services-down test lint bench deny check-tools
 
 help:
 	@echo "make demo    the 883-site incident on the embedded default, about two minutes after the build"
+	@echo "make demo-postgres  the same on PostgreSQL and MinIO"
 	@echo "make test    formatting, lints, docs and every test"
+	@echo "make services       PostgreSQL and MinIO on loopback, their data in .services"
+	@echo "make services-down  stops them"
 	@echo "make lint    formatting, lints and docs only"
 	@echo "make bench   restore and read rates as ratios to their physical limits"
 	@echo "make deny    licences and sources of all dependencies (installs cargo-deny if it is missing)"
@@ -18,6 +22,20 @@ demo: check-tools
 	$(CARGO) build --release --locked -p muster-cli
 	target/release/muster demo $(DEMO)
 
+# What `muster-services status` prints: where they are, and the credentials to export.
+demo-postgres: services
+	$(CARGO) build --release --locked -p muster-cli
+	@set -e; services=$$($(CARGO) run --quiet --locked -p muster-services -- status); \
+	eval "$$(echo "$$services" | grep '^export ')"; \
+	place() { echo "$$services" | awk -v name="$$1" '$$1 == name { print $$2 }'; }; \
+	set -x; target/release/muster demo --postgres "$$(place PostgreSQL)" --s3 "$$(place MinIO)" $(DEMO)
+
+services: check-tools
+	$(CARGO) run --quiet --locked -p muster-services -- up
+
+services-down: check-tools
+	$(CARGO) run --quiet --locked -p muster-services -- down
+
 lint: check-tools
 	@$(CARGO) fmt --version >/dev/null 2>&1 || rustup component add rustfmt
 	@$(CARGO) clippy --version >/dev/null 2>&1 || rustup component add clippy
@@ -27,6 +45,7 @@ lint: check-tools
 
 test: lint
 	tests/tools.sh
+	$(MAKE) services
 	$(CARGO) build --locked -p muster-cli
 	$(CARGO) test --workspace --locked
 

@@ -12,19 +12,18 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 use muster_capture::{CaptureOptions, CaptureRunner, Installer};
-use muster_demo::{Fleet, FleetConfig, TopologyOptions, WriterConfig};
+use muster_demo::{Fleet, FleetConfig, RepositoryPlace, TopologyOptions, WriterConfig};
 use muster_engine::Drivers;
-use muster_engine::driver::{StoreDriver, StoreProbe};
+use muster_engine::driver::StoreProbe;
 use muster_plan::{PlanInput, planner};
 use muster_repo::catalog::{self, CatalogQuery, Sites};
 use muster_repo::{Repository, S3Config, S3Objects};
 use muster_s3_server::{RunningServer, ServerConfig};
-use muster_stores::sqlite::restore::SqliteDriver;
 use muster_types::format::FORMAT;
 use muster_types::incident::{Incident, IncidentSite};
 use muster_types::plan::{LiveStore, Plan};
 use muster_types::request::{PlanRequest, ProofLevel};
-use muster_types::topology::{DriverConfig, Topology};
+use muster_types::topology::Topology;
 use muster_types::{ShardName, SiteId, StoreId, Timestamp};
 
 use crate::Args;
@@ -108,7 +107,7 @@ impl World {
     /// Brings the live shards back to where the victims are gone, and gives drivers for them.
     pub(crate) fn reset(&self) -> Result<Drivers> {
         copy_shards(&self.captured, &self.live)?;
-        Ok(drivers(&self.topology))
+        Ok(muster_stores::drivers(&self.topology))
     }
 
     /// A folder of its own for a peer, with the same shards; paths by shard.
@@ -130,8 +129,7 @@ async fn generate(args: &Args, root: &Path) -> Result<Arc<Fleet>> {
 fn topology(fleet: &Fleet, server: &RunningServer, root: &Path) -> Result<Topology> {
     let options = TopologyOptions {
         bucket: BUCKET.to_owned(),
-        embedded: root.join("s3"),
-        port: server.addr.port(),
+        repository: RepositoryPlace::Embedded { folder: root.join("s3"), port: server.addr.port() },
         poll_interval_milliseconds: 500,
     };
     Ok(Topology::parse(&fleet.topology(&options), "muster.toml", root)?)
@@ -216,15 +214,6 @@ fn copy_shards(from: &Path, to: &Path) -> Result<()> {
     Ok(File::open(to)?.sync_all()?)
 }
 
-fn drivers(topology: &Topology) -> Drivers {
-    let driver = |name: &ShardName| {
-        let tables = topology.shard_tables(name);
-        let DriverConfig::Sqlite { path } = &topology.shards[name].driver;
-        Arc::new(SqliteDriver::new(name.clone(), path.clone(), tables)) as Arc<dyn StoreDriver>
-    };
-    topology.shards.keys().map(|name| (name.clone(), driver(name))).collect()
-}
-
 async fn make_plan(
     repository: &Repository,
     topology: &Topology,
@@ -267,7 +256,7 @@ async fn probe(
         let probe = StoreProbe { store: store.store.clone(), tables: Arc::clone(&store.tables) };
         by_shard.entry(&store.shard).or_default().push(probe);
     }
-    let drivers = drivers(topology);
+    let drivers = muster_stores::drivers(topology);
     let mut live = BTreeMap::new();
     for (shard, probes) in by_shard {
         let answers = drivers[shard].probe(&probes).await?;
