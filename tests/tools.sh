@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# The public tools that the break-glass test restores a store with. Installs what is missing where it can.
+# The public tools that tests use: to restore a store without Muster, to make certificates, to ask MinIO. Installs what
+# is missing where it can.
 set -euo pipefail
 missing=()
-for tool in zstd jq sqlite3 python3; do
+for tool in zstd jq sqlite3 python3 openssl curl; do
     command -v "$tool" >/dev/null || missing+=("$tool")
 done
 [ ${#missing[@]} -eq 0 ] && exit 0

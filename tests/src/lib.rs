@@ -1,8 +1,10 @@
 //! The harness of the whole-system tests: what a responder would do, done by the real binary.
 //!
-//! A [`World`] is a temporary folder with a generated fleet, its topology, and a running `muster s3 serve`. Commands
+//! A [`World`] is a temporary folder with a generated fleet, its topology, and a running `muster s3 serve`; or its shards
+//! are databases of the shared PostgreSQL, and its repository a bucket of the shared MinIO. Commands
 //! run as a user runs them ([`World::muster`], answered by [`Ran`]) or are watched and killed ([`Engine`]). The judge is
-//! the oracle of `muster-demo`, which shares no code with Muster.
+//! the oracle of `muster-demo`, which shares no code with Muster. A [`Folder`] is for shards and repositories that a test
+//! brings along; [`transaction_ends`] is PostgreSQL's own word on the order of its commits.
 //!
 //! # Invariants
 //! - Nothing here waits by time: [`until`] looks for a condition and fails at a deadline.
@@ -20,20 +22,27 @@
 mod binary;
 mod command;
 mod engine;
+mod folder;
 mod harm;
 mod incident;
+mod rows;
 mod saved;
 mod seed;
 mod server;
+mod services;
 mod shard;
+mod wal;
 mod world;
 
 pub use binary::muster;
 pub use command::Ran;
 pub use engine::{Engine, Moment};
+pub use folder::Folder;
 pub use harm::{Harmed, Mount};
 pub use incident::{Incident, now};
+pub use rows::{Owned, Row, Rows, connect, differences, rows, rows_of, without_added};
 pub use saved::Saved;
 pub use seed::{cases, seed};
 pub use shard::{copy_shard, query, query_text, rows_of_site};
+pub use wal::{TransactionEnd, lsn, position, transaction_ends};
 pub use world::{Size, World, until};

@@ -5,11 +5,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use muster_demo::{Fleet, FleetConfig, Shard, TopologyOptions};
+use muster_demo::{Fleet, FleetConfig, RepositoryPlace, Shard, TopologyOptions};
+use muster_services::Minio;
 use tempfile::TempDir;
 
 use crate::command::Ran;
 use crate::server::Server;
+use crate::services::Services;
 
 /// Between two polls of a shard under `capture --follow`.
 const POLL_INTERVAL_MILLISECONDS: u64 = 1000;
@@ -36,7 +38,7 @@ pub struct Size {
     pub rows_per_site: usize,
 }
 
-/// A temporary folder with a fleet, its topology, and a running S3 server.
+/// A temporary folder with a fleet, its topology, and a repository.
 #[derive(Debug)]
 pub struct World {
     /// The fleet.
@@ -46,42 +48,71 @@ pub struct World {
     /// The seed of everything.
     pub seed: u64,
     server: Option<Server>,
+    services: Option<Services>,
+    /// Environment of every command.
+    variables: Vec<(String, String)>,
     helpers: Vec<Child>,
-    _temp: Option<TempDir>,
+    /// None if the folder is to be kept.
+    temp: Option<TempDir>,
 }
 
 impl World {
     /// A world with triggers and a snapshot: ready for writers.
     pub fn captured(size: Size, seed: u64) -> Self {
         let world = Self::new(size, seed);
-        world.muster(&["capture", "init"]).ok();
-        world.capture_once();
+        world.capture();
         world
+    }
+
+    /// Installs capture in the shards and takes a snapshot of each.
+    pub fn capture(&self) {
+        self.muster(&["capture", "init"]).ok();
+        self.capture_once();
+    }
+
+    /// Sets a variable in the environment of every later command; none leaves it out.
+    pub fn set(&mut self, name: &str, value: Option<&str>) {
+        self.variables.retain(|(other, _)| other != name);
+        self.variables.extend(value.map(|value| (name.to_owned(), value.to_owned())));
     }
 
     /// A world that nothing was done to.
     pub fn new(size: Size, seed: u64) -> Self {
-        let temp = TempDir::with_prefix("muster-test-").expect("a temporary folder");
-        let dir = temp.path().canonicalize().expect("it is there");
-        let mut config = FleetConfig::new(&dir);
-        (config.sites, config.rows_per_site, config.seed) = (size.sites, size.rows_per_site, seed);
-        let fleet = Fleet::generate(&config).expect("a fleet");
+        let (dir, temp) = folder();
+        let fleet = Fleet::generate(&config(&dir, size, seed)).expect("a fleet");
         let server = Server::start(&dir.join("s3"), 0);
-        let options = TopologyOptions {
-            bucket: "muster".to_owned(),
-            embedded: dir.join("s3"),
-            port: server.port,
-            poll_interval_milliseconds: POLL_INTERVAL_MILLISECONDS,
-        };
-        fleet.write_topology(&dir.join("muster.toml"), &options).expect("a topology");
-        let kept = std::env::var_os("MUSTER_KEEP").is_some();
-        let temp = if kept {
-            eprintln!("kept: {}", temp.keep().display());
-            None
-        } else {
-            Some(temp)
-        };
-        Self { fleet, dir, seed, server: Some(server), helpers: Vec::new(), _temp: temp }
+        let repository = RepositoryPlace::Embedded { folder: dir.join("s3"), port: server.port };
+        write_topology(&fleet, &dir, "muster", repository);
+        let (variables, helpers) = (Vec::new(), Vec::new());
+        Self { fleet, dir, seed, server: Some(server), services: None, variables, helpers, temp }
+    }
+
+    /// A world with its shards in SQLite and its repository in a bucket of a MinIO, which nothing was done to. What
+    /// looks at the repository's files ([`Self::repository`], [`Self::objects`]) is of no use there.
+    pub fn on_minio(size: Size, seed: u64, minio: &Minio, bucket: &str) -> Self {
+        let (dir, temp) = folder();
+        let fleet = Fleet::generate(&config(&dir, size, seed)).expect("a fleet");
+        write_topology(&fleet, &dir, bucket, RepositoryPlace::Endpoint { url: minio.endpoint() });
+        let (variables, helpers) = (Vec::new(), Vec::new());
+        let mut world = Self { fleet, dir, seed, server: None, services: None, variables, helpers, temp };
+        world.set("AWS_ACCESS_KEY_ID", Some(minio.access_key()));
+        world.set("AWS_SECRET_ACCESS_KEY", Some(minio.secret_key()));
+        world
+    }
+
+    /// A world on PostgreSQL and MinIO that nothing was done to.
+    pub fn on_services(size: Size, seed: u64) -> Self {
+        let (dir, temp) = folder();
+        let services = Services::shared();
+        let fleet = services.fleet(&config(&dir, size, seed));
+        write_topology(&fleet, &dir, services.bucket(), services.repository());
+        let (services, variables, helpers) = (Some(services), Vec::new(), Vec::new());
+        Self { fleet, dir, seed, server: None, services, variables, helpers, temp }
+    }
+
+    /// Its shards are in PostgreSQL and its repository is in MinIO.
+    pub fn is_on_services(&self) -> bool {
+        self.services.is_some()
     }
 
     /// A path in the world's folder.
@@ -89,7 +120,7 @@ impl World {
         self.dir.join(name)
     }
 
-    /// The repository's objects as files.
+    /// The repository's objects as files, where the server is Muster's own.
     pub fn repository(&self) -> PathBuf {
         self.path("s3/muster")
     }
@@ -99,9 +130,15 @@ impl World {
         let mut command = Command::new(super::muster());
         command.args(args).current_dir(&self.dir).stdin(Stdio::null());
         command.env("MUSTER_TOPOLOGY", "muster.toml").env_remove("MUSTER_LOG");
-        for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_ENDPOINT_URL"] {
+        for name in
+            ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_CA_BUNDLE"]
+        {
             command.env_remove(name);
         }
+        if let Some(services) = &self.services {
+            command.envs(services.credentials());
+        }
+        command.envs(self.variables.iter().cloned());
         command
     }
 
@@ -163,7 +200,38 @@ impl Drop for World {
     fn drop(&mut self) {
         self.stop_helpers();
         drop(self.server.take());
+        if let Some(services) = &self.services
+            && self.temp.is_some()
+        {
+            services.drop_databases();
+        }
     }
+}
+
+/// A folder, and what removes it again unless it is to be kept.
+fn folder() -> (PathBuf, Option<TempDir>) {
+    let temp = TempDir::with_prefix("muster-test-").expect("a temporary folder");
+    let dir = temp.path().canonicalize().expect("it is there");
+    if std::env::var_os("MUSTER_KEEP").is_some() {
+        eprintln!("kept: {}", temp.keep().display());
+        return (dir, None);
+    }
+    (dir, Some(temp))
+}
+
+fn config(dir: &Path, size: Size, seed: u64) -> FleetConfig {
+    let mut config = FleetConfig::new(dir);
+    (config.sites, config.rows_per_site, config.seed) = (size.sites, size.rows_per_site, seed);
+    config
+}
+
+fn write_topology(fleet: &Fleet, dir: &Path, bucket: &str, repository: RepositoryPlace) {
+    let options = TopologyOptions {
+        bucket: bucket.to_owned(),
+        repository,
+        poll_interval_milliseconds: POLL_INTERVAL_MILLISECONDS,
+    };
+    fleet.write_topology(&dir.join("muster.toml"), &options).expect("a topology");
 }
 
 /// Files under a folder, in order of their names.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use muster_tests::{Harmed, Incident, Mount, Ran, Saved, Size, World, now, query, seed};
-use muster_types::plan::{Plan, SitePlan, StorePlan};
+use muster_types::plan::{Plan, SitePlan, StorePlan, TableInput};
 use rusqlite::Connection;
 
 const SIZE: Size = Size { sites: 24, rows_per_site: 60 };
@@ -99,6 +99,19 @@ fn a_base(plan: &Plan) -> (&SitePlan, &StorePlan, String, u64) {
         .expect("something is restored from a snapshot")
 }
 
+/// A site whose directory row comes from a snapshot, with the place of that row.
+fn a_directory_row(plan: &Plan) -> (String, String, u64) {
+    let of = |site: &SitePlan| {
+        let store = site.stores.iter().find(|store| store.kind.to_string() == "metadata")?;
+        let directory = |input: &&TableInput| plan.tables[input.table as usize].def.name == "site";
+        let base = store.tables.iter().find(directory)?.base.as_ref()?;
+        let chunk = base.chunks.first()?;
+        let key = plan.objects[base.object as usize].key.clone();
+        Some((site.site.to_string(), key, chunk.offset + chunk.bytes / 2))
+    };
+    plan.sites.iter().find_map(of).expect("a site was there before the snapshot")
+}
+
 /// The sites that read the object with this key.
 fn sites_of(plan: &Plan, key: &str) -> Vec<String> {
     let read = |store: &StorePlan| {
@@ -136,6 +149,38 @@ fn harmed_objects_cost_only_what_needs_them() {
         }
         scene.resumes_to_the_end();
     }
+}
+
+#[test]
+fn a_harmed_directory_row_costs_one_site_its_facts() {
+    let scene = Scene::set(17);
+    let plan = scene.plan();
+    let (site, key, offset) = a_directory_row(&plan);
+    let path = scene.object(&key);
+    let way_out = "bring the object back from the bucket";
+    {
+        let _flipped = Harmed::flipped(&path, offset);
+        let ran = scene.incident.plan(&scene.world, &[]);
+        ran.says(&["warning facts-unread", &site, &key, "damaged", way_out]);
+        // The plan is about every site still; only this one's facts are unknown.
+        let again = scene.plan();
+        assert_eq!(again.sites.len(), plan.sites.len());
+        let unread = again.notes.iter().filter(|note| note.code == "facts-unread");
+        assert!(unread.map(|note| &note.subject).eq([&site]));
+        let others = |plan: &Plan| -> Vec<_> {
+            let others = plan.sites.iter().filter(|other| other.site.to_string() != site);
+            others.map(|other| (other.site.clone(), other.facts.clone())).collect()
+        };
+        assert_eq!(others(&again), others(&plan));
+        // A filter by what the row says cannot be told; by what the log says it can.
+        let to = plan.sites[0].target.to_string();
+        let filtered =
+            scene.world.muster(&["plan", "--region", "eu-west", "--to", &to, "--out", "filtered.json"]);
+        filtered.code(2).says(&[&site, "cannot be told", &key, "--sites-file"]);
+    }
+    scene.incident.plan(&scene.world, &[]).ok();
+    scene.apply().ok();
+    scene.incident.is_undone(&scene.world, "r");
 }
 
 #[test]
@@ -294,8 +339,8 @@ fn a_plan_whose_inputs_changed_is_refused() {
     planned.says(&["site-alive", &format!("site:{}", victim.site), "--overwrite", "1 sites are left out"]);
     identity.execute("DELETE FROM user_group WHERE group_id = 77", []).unwrap();
     // The plan of five sites was made for a living sixth; it is untouched by what happens to that one.
-    let ran = scene.apply().code(0);
-    ran.says(&[&format!("{} sites restored, 0 not", VICTIMS - 1)]);
+    let ran = scene.apply().code(3);
+    ran.says(&[&format!("{} sites restored, 0 not", VICTIMS - 1), "1 sites were left out by the plan"]);
     for shard in &world.fleet.shards {
         let held = query(&shard.path, "SELECT * FROM _muster_claim");
         assert!(held.is_empty(), "{} is held, and the plan does nothing with it: {held:?}", shard.name);
@@ -334,6 +379,12 @@ fn a_taken_key_costs_one_site_and_a_second_run_is_told_who_holds_it() {
     let ran = world.muster(&["apply", "second.json", "--run", "second"]).code(3);
     ran.says(&["0 sites restored, 1 not", &typed, "is claimed by run r", "muster abandon r"]);
     world.muster(&second).code(3).says(&[&typed, "run r", "1 sites are left out"]);
+    world
+        .muster(&["apply", "second.json", "--run", "third"])
+        .code(4)
+        .says(&["leaves all of its 1 sites out"]);
+    // The first again, under its name.
+    scene.apply().code(4).says(&["run r exists already", "muster status r", "muster resume r"]);
     assert_eq!(query(&core, "SELECT * FROM _muster_claim"), held, "the claim of the first stands");
 
     rename(&living.name);

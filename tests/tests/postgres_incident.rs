@@ -1,0 +1,122 @@
+//! A small incident on PostgreSQL and MinIO, end to end, as its responder sees it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed test may say so by a panic")]
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use muster_demo::{Verdict, WriterConfig, Writers};
+use muster_tests::{Incident, Size, World, now, seed, until};
+use muster_types::report::{Report, RunStatus};
+
+const SIZE: Size = Size { sites: 24, rows_per_site: 120 };
+const VICTIMS: usize = 8;
+
+/// Writers of several sites of a shard at once: their transactions overlap in its log.
+const WRITERS: WriterConfig = WriterConfig { transactions_per_second: 150, threads: 4 };
+
+/// What `detect` reads has one entry for a poll. One takes a second, and several where other tests have the machine.
+const POLL_MILLISECONDS_MAX: f64 = 10_000.0;
+
+#[test]
+fn sites_come_back_as_detected() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let (mut world, writers, incident) = deleted(seed(4));
+    incident.detect(&world);
+    let file = std::fs::read_to_string(world.path("incident.toml")).unwrap();
+    for site in incident.sites() {
+        assert!(file.contains(&format!("\"{site}\"")), "{site} is not in the incident file:\n{file}");
+    }
+    incident.plan(&world, &["--proof", "full"]).ok().says(&["8 sites", "next: muster apply plan.json"]);
+    let verdict = applied(&mut world, writers, &incident);
+    // What a writer deleted in the poll of the script's deletion may count as part of it, and no more than that.
+    for loss in &verdict.lost {
+        assert!(loss.milliseconds <= POLL_MILLISECONDS_MAX, "{loss:?}\n{verdict}");
+    }
+    the_report_is_whole(&incident, &world.report("first"));
+
+    // Twice is once too often: the sites are alive.
+    world.muster(&["apply", "plan.json", "--run", "second"]).code(4).says(&["live rows", "muster plan"]);
+    // Resuming what has ended changes nothing.
+    world.muster(&["resume", "first"]).ok();
+    incident.is_undone(&world, "first");
+    no_key_is_told(&world);
+}
+
+/// Of a site's transactions, all had returned before the moment asked for: they are all there, and no part of its deletion
+/// that began right behind it.
+#[test]
+fn a_time_between_two_commits_loses_nothing() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let (mut world, writers, incident) = deleted(seed(5));
+    let time = |micros: i64| muster_types::Timestamp::from_micros(micros).to_string();
+    let mut file = format!("format = 1\ntitle = 'by time'\ndeclared_at = '{}'\nid_source = 'test'\n", now());
+    for site in &incident.log.sites {
+        let target = time(site.began_micros - 1);
+        file.push_str(&format!("[[sites]]\nsite = 'site:{}'\ntarget = '{target}'\n", site.site));
+    }
+    std::fs::write(world.path("incident.toml"), file).unwrap();
+    incident.plan(&world, &["--proof", "full"]).ok().says(&["8 sites"]);
+    let verdict = applied(&mut world, writers, &incident);
+    assert_eq!((verdict.victims_exact, verdict.lost_transactions()), (VICTIMS, 0), "{verdict}");
+}
+
+/// One world at a time: two, each with its writers, its capture and its engine, take longer together than in turn.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// A captured world whose victims were deleted amid the writing, all of it in the log.
+fn deleted(seed: u64) -> (World, Writers, Incident) {
+    let mut world = World::on_services(SIZE, seed);
+    world.muster(&["capture", "init"]).ok();
+    world.muster(&["check"]).ok();
+    world.capture_once();
+    world.follow();
+    let writers = world.fleet.start_writers(WRITERS);
+    until("writers at work", || writers.committed() >= 200);
+    let incident = Incident::delete(&world, VICTIMS, Duration::from_millis(50));
+    world.muster(&["capture", "wait", "--covers", "now"]).ok();
+    (world, writers, incident)
+}
+
+/// The plan is applied beside the writers; then the oracle agrees.
+fn applied(world: &mut World, writers: Writers, incident: &Incident) -> Verdict {
+    world.muster(&["apply", "plan.json", "--check-only"]).ok();
+    world.muster(&["apply", "plan.json", "--run", "first"]).ok().says(&["8 sites restored, 0 not"]);
+    writers.stop().unwrap();
+    world.stop_following();
+    let verdict = incident.judge(world, "first");
+    assert!(verdict.holds(), "seed {}:\n{verdict}", world.seed);
+    assert_eq!((verdict.victims, verdict.victims_equal), (VICTIMS, VICTIMS), "{verdict}");
+    verdict
+}
+
+fn the_report_is_whole(incident: &Incident, report: &Report) {
+    assert_eq!(report.status, RunStatus::Restored);
+    let reported: BTreeSet<String> = report.sites.iter().map(|site| site.site.to_string()).collect();
+    assert_eq!(reported, incident.sites().into_iter().collect());
+    assert_eq!((report.totals.sites, report.totals.sites_restored), (VICTIMS as u64, VICTIMS as u64));
+    for site in &report.sites {
+        assert!(site.failure.is_none() && site.handed_back_at.is_some(), "{site:?}");
+        assert!(site.facts.name.is_some(), "the directory's facts of {}", site.site);
+        for store in &site.stores {
+            let digested: u64 = store.tables.values().map(|table| table.rows).sum();
+            assert_eq!(digested, store.rows, "rows of {}/{}", site.site, store.kind);
+        }
+    }
+    assert_eq!(report.proof.marked_changes, report.totals.rows);
+    assert_eq!(report.proof.sites_proven, VICTIMS as u64);
+    assert!(!report.proof.shards.is_empty());
+    for (shard, proof) in &report.proof.shards {
+        assert!(proof.holds && proof.error.is_none(), "neighbours of {shard}: {proof:?}");
+    }
+}
+
+/// Secrets are in the environment, and stay there.
+fn no_key_is_told(world: &World) {
+    world.muster(&["report", "first", "--html", "report.html"]).ok();
+    for name in ["plan.json", "incident.toml", "report.html", "follow.log", "muster.toml"] {
+        let text = std::fs::read_to_string(world.path(name)).unwrap();
+        assert!(!text.contains("muster-loopback"), "{name} holds the secret key");
+    }
+}
