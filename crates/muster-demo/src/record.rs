@@ -19,7 +19,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, ErrorCode, TransactionBehavior, params_from_iter};
 
 use crate::kind::{Kind, Role};
-use crate::postgres::{Database, Server};
+use crate::postgres::{self, Database};
 
 /// How long a writer waits for its turn: far above any publish, so that a demo never fails by waiting.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -151,7 +151,7 @@ impl Ledger {
 pub(crate) struct Session {
     /// To [`Shard::path`].
     file: Connection,
-    server: Option<Server>,
+    server: Option<postgres::Session>,
 }
 
 impl Shard {
@@ -167,8 +167,7 @@ impl Shard {
         file.busy_timeout(BUSY_TIMEOUT)?;
         file.set_prepared_statement_cache_capacity(128);
         file.execute_batch("PRAGMA foreign_keys = ON; PRAGMA synchronous = NORMAL;")?;
-        let server =
-            self.database.as_ref().map(|database| database.connect().map(Server::new)).transpose()?;
+        let server = self.database.as_ref().map(postgres::Session::new).transpose()?;
         Ok(Session { file, server })
     }
 
@@ -183,7 +182,7 @@ impl Shard {
     ) -> Result<Outcome> {
         let Session { file, server } = session;
         match server {
-            Some(server) => server.commit(self, file, turn, intent, is_gone, build),
+            Some(server) => postgres::commit(server, self, file, turn, intent, is_gone, build),
             None => self.commit_to_file(file, intent, is_gone, build),
         }
     }

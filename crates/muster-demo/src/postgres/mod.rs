@@ -15,13 +15,15 @@ mod export;
 mod load;
 mod schema;
 mod server;
+mod session;
 mod translate;
 mod value;
 
 #[cfg(test)]
 mod tests;
 
-pub(crate) use commit::Server;
+pub(crate) use commit::commit;
 pub(crate) use export::export;
 pub(crate) use load::fill;
 pub use server::{Database, PostgresServer};
+pub(crate) use session::Session;
