@@ -24,6 +24,8 @@ pub enum ErrorClass {
     Transient,
     /// The other side asks for less: back off, not a failure.
     Throttled,
+    /// The other side is not there: it restarts, recovers or fails over. Waiting helps, for minutes if need be.
+    Unavailable,
     /// It is not known whether the effect took place: ask (fence, publish records) before trying again.
     Ambiguous,
     /// A higher epoch holds the run: this engine must stop.

@@ -1,6 +1,7 @@
 //! Giving a run up.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use muster_types::journal::Record;
 use muster_types::{ShardName, StoreId};
@@ -33,8 +34,8 @@ pub(super) async fn abandon(
             ErrorClass::Fenced => EngineError::FencedInShard { run: run.clone(), error: error.to_string() },
             _ => EngineError::Shard { shard: shard.clone(), error },
         };
-        insist(|| driver.fence(&run, epoch)).await.map_err(failed)?;
-        insist(|| driver.release(&run, &stores)).await.map_err(failed)?;
+        insist(Duration::ZERO, || driver.fence(&run, epoch)).await.map_err(failed)?;
+        insist(Duration::ZERO, || driver.release(&run, &stores)).await.map_err(failed)?;
     }
     let (journal, _, writing) = taken.into_journal(options.faults.clone());
     // Dropping the journal behind the record lets the writer end once it is durable.

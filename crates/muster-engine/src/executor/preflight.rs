@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use muster_repo::Repository;
@@ -130,7 +131,7 @@ async fn live(drivers: &Drivers, plan: &Plan) -> Result<Vec<String>, EngineError
         let driver = driver(drivers, shard)?;
         let probes: Vec<StoreProbe> =
             stores.iter().map(|(store, planned)| probe(plan, store, planned)).collect();
-        let probed = insist(|| driver.probe(&probes)).await;
+        let probed = insist(Duration::ZERO, || driver.probe(&probes)).await;
         // A shard that cannot be read now fails its own sites when the run begins.
         let Ok(found) = probed.inspect_err(|error| tracing::warn!(%shard, %error, "not probed")) else {
             continue;

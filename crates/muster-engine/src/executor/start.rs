@@ -8,6 +8,7 @@ use futures::future::join_all;
 use muster_types::journal::{Outcome, Record};
 use muster_types::plan::{Plan, StepKey};
 use muster_types::{Epoch, RunId, ShardName, SiteId, StoreId};
+use tokio::time::Instant;
 
 use super::context::{carried_out, restored};
 use super::{Drivers, Engine, preflight};
@@ -16,9 +17,15 @@ use crate::error::EngineError;
 use crate::events::Event;
 use crate::journal::{RunState, StepPhase};
 
-/// Tries of a call that prepares a shard, before its sites are given up: with the pauses between them, a few seconds,
-/// which is what the restart of a database takes.
+/// Tries of a call that prepares a shard, before its sites are given up: with the pauses between them, a few seconds.
 const TRIES: u32 = 5;
+
+/// The longest pause between two of them.
+const PAUSE_MOST: Duration = Duration::from_secs(3);
+
+/// A shard that is not there is waited for so long before its tries count: crash recovery or a failover take so long as a
+/// rule, and the sites of the other shards wait too.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the shards said.
 pub(super) struct Ready {
@@ -40,7 +47,7 @@ pub(super) async fn start(
     let mut ready = Ready { found: Vec::new(), refused: HashMap::new() };
     let fences = super::shards(plan).map(|shard| async move {
         let Some(driver) = engine.drivers.get(shard) else { return (shard, Ok(Vec::new())) };
-        (shard, insist(|| driver.fence(run, epoch)).await)
+        (shard, insist(PATIENCE, || driver.fence(run, epoch)).await)
     });
     let mut usable = Vec::new();
     for (shard, fenced) in join_all(fences).await {
@@ -59,7 +66,7 @@ pub(super) async fn start(
         let stores = wanted.get(shard).map_or(&[][..], Vec::as_slice);
         async move {
             let Some(driver) = engine.drivers.get(shard) else { return (shard, Ok(Vec::new())) };
-            (shard, insist(|| driver.claim(run, epoch, stores)).await)
+            (shard, insist(PATIENCE, || driver.claim(run, epoch, stores)).await)
         }
     });
     for (shard, claimed) in join_all(claims).await {
@@ -210,21 +217,27 @@ fn unknown_publishes(records: Vec<PublishRecord>, state: &RunState) -> Vec<Recor
     records.into_iter().filter_map(unknown).collect()
 }
 
-/// Calls again while that may help.
+/// Calls again while that may help; for `patience`, tries that meet nobody do not count.
 pub(super) async fn insist<T, F: Future<Output = Result<T, DriverError>>>(
+    patience: Duration,
     mut call: impl FnMut() -> F,
 ) -> Result<T, DriverError> {
-    let mut pause = Duration::from_millis(100);
-    for _ in 1..TRIES {
-        match call().await {
-            Err(error) if !matches!(error.class, ErrorClass::Permanent | ErrorClass::Fenced) => {
-                tokio::time::sleep(pause).await;
-                pause *= 3;
-            }
+    let deadline = Instant::now() + patience;
+    let (mut pause, mut tries) = (Duration::from_millis(100), 0);
+    loop {
+        let error = match call().await {
+            Err(error) if !matches!(error.class, ErrorClass::Permanent | ErrorClass::Fenced) => error,
             decided => return decided,
+        };
+        if error.class != ErrorClass::Unavailable || Instant::now() >= deadline {
+            tries += 1;
         }
+        if tries == TRIES {
+            return Err(error);
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 3).min(PAUSE_MOST);
     }
-    call().await
 }
 
 /// The driver of a shard that the engine was checked to have.

@@ -190,10 +190,10 @@ struct StepState {
     unmet: u32,
     /// Attempts over all engines.
     attempts: u32,
-    /// Failed attempts of this engine, throttled ones apart.
+    /// Failed attempts of this engine, those of `waits` apart.
     failures: u32,
-    /// Throttled attempts of this engine.
-    throttled: u32,
+    /// Attempts of this engine that were throttled or met nobody.
+    waits: u32,
     ready_at: Timestamp,
 }
 
@@ -232,7 +232,7 @@ impl Scheduler {
             unmet: graph.predecessors(step),
             attempts: 0,
             failures: 0,
-            throttled: 0,
+            waits: 0,
             ready_at: Timestamp::EPOCH,
         });
         Ok(Self {
@@ -435,14 +435,14 @@ impl Scheduler {
         let state = &mut self.steps[step as usize];
         let (count, most) = match class {
             ErrorClass::Permanent | ErrorClass::Fenced => return None,
-            ErrorClass::Throttled => (&mut state.throttled, self.policy.throttled_max),
+            ErrorClass::Throttled | ErrorClass::Unavailable => (&mut state.waits, self.policy.waits_max),
             ErrorClass::Transient | ErrorClass::Ambiguous | ErrorClass::StagingLost => {
                 (&mut state.failures, self.policy.attempts_max)
             }
         };
         *count += 1;
         let nth = *count;
-        (nth < most).then(|| now.plus_micros(self.policy.delay_micros(step, nth)))
+        (nth < most).then(|| now.plus_micros(self.policy.delay_micros(step, nth, class)))
     }
 
     fn block_descendants(&mut self, now: Timestamp, failed: u32, commands: &mut Vec<Command>) {

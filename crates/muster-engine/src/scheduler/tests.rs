@@ -100,6 +100,7 @@ enum Fate {
     Permanent,
     Transient,
     Throttled,
+    Unavailable,
 }
 
 /// Runs a scheduler in virtual time and checks the rules after every input.
@@ -197,6 +198,7 @@ impl<'a> Simulation<'a> {
                     Fate::Permanent => ErrorClass::Permanent,
                     Fate::Transient => ErrorClass::Transient,
                     Fate::Throttled => ErrorClass::Throttled,
+                    Fate::Unavailable => ErrorClass::Unavailable,
                 };
                 self.input(Input::Failed { step, class, error: "a fault".to_owned() });
                 true
@@ -245,7 +247,8 @@ fn fate_of(seed: u64, key: &StepKey, attempt: u32) -> Fate {
     match digest[0] % 32 {
         0 => Fate::Permanent,
         1..=4 => Fate::Transient,
-        5..=9 => Fate::Throttled,
+        5..=7 => Fate::Throttled,
+        8..=9 => Fate::Unavailable,
         _ => Fate::Succeeds,
     }
 }

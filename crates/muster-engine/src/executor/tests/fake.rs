@@ -50,6 +50,8 @@ pub(super) struct State {
     /// How often each store was staged.
     pub(super) stagings: BTreeMap<StoreId, u32>,
     pub(super) read_only: bool,
+    /// So many calls that prepare it find nobody there.
+    pub(super) away: u32,
     /// Positions are this far apart, as in a write-ahead log, and only the repository has the log: whoever asks for it
     /// is told so, and capture runs when someone runs it.
     pub(super) sparse: Option<u64>,
@@ -288,6 +290,10 @@ impl StoreDriver for FakeShard {
         let mut state = self.lock();
         if state.read_only {
             return Err(refused(ErrorClass::Permanent, "the shard is read-only"));
+        }
+        if state.away > 0 {
+            state.away -= 1;
+            return Err(refused(ErrorClass::Unavailable, "the shard starts up"));
         }
         state.check_epoch(run, epoch)?;
         state.epochs.insert(run.clone(), epoch);

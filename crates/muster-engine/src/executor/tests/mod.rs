@@ -228,6 +228,33 @@ async fn a_shard_that_cannot_be_prepared_costs_the_sites_in_it() {
     assert!(world.effects().is_empty() && world.claims().is_empty());
 }
 
+/// The clock of a runtime whose time runs only while everybody waits.
+fn virtual_clock() -> Clock {
+    let (began, since) = (Clock::system().now(), tokio::time::Instant::now());
+    Clock::from_fn(move || began.plus_micros(i64::try_from(since.elapsed().as_micros()).unwrap()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_starts_up_is_waited_for() {
+    let world = World::new(2, false).await;
+    world.shard("e").lock().away = 12;
+    // More often than a step may fail.
+    world.shard("d").lock().failures.insert(("publish", store(0, "metadata")), (ErrorClass::Unavailable, 20));
+    let options = Options { clock: virtual_clock(), ..world.options() };
+    let summary = world.engine(options).apply(world.plan.clone(), &run(), &Cancel::new()).await.unwrap();
+    assert_eq!((summary.sites_restored, summary.sites_failed), (2, 0), "{summary:?}");
+    assert_eq!(world.victims_live(), world.restored);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_stays_away_costs_the_sites_in_it_in_the_end() {
+    let world = World::new(2, false).await;
+    world.shard("e").lock().away = 1_000;
+    let summary = apply(&world).await;
+    assert_eq!((summary.sites_restored, summary.sites_failed), (0, 2));
+    assert!(summary.failures.iter().all(|failure| failure.error.contains("starts up")), "{summary:?}");
+}
+
 #[tokio::test]
 async fn a_second_run_on_the_same_stores_is_told_who_holds_them() {
     let world = World::new(2, false).await;

@@ -166,7 +166,7 @@ impl From<ConnectError> for CaptureError {
 
 impl From<ConnectError> for DriverError {
     fn from(error: ConnectError) -> Self {
-        let class = if error.transient { ErrorClass::Transient } else { ErrorClass::Permanent };
+        let class = if error.transient { ErrorClass::Unavailable } else { ErrorClass::Permanent };
         Self::new(class, error.message(), error.hint)
     }
 }

@@ -51,7 +51,7 @@ pub(super) fn is_out_of_time(error: &tokio_postgres::Error) -> bool {
 
 /// Class and way out of a SQLSTATE; none where the connection broke.
 pub(super) fn judge(code: Option<&str>) -> (ErrorClass, String) {
-    use ErrorClass::{Permanent, Throttled, Transient};
+    use ErrorClass::{Permanent, Throttled, Transient, Unavailable};
     let (class, hint) = match code {
         None => (Transient, "the connection broke; the step is tried again over a new one"),
         Some("40001" | "40P01") => (Transient, "another transaction was in the way; the step is tried again"),
@@ -63,12 +63,11 @@ pub(super) fn judge(code: Option<&str>) -> (ErrorClass, String) {
         Some("57014") => {
             (Transient, "the statement took longer than its limit, or was cancelled; the step is tried again")
         }
-        Some("57P01" | "57P02" | "57P05" | "25P03") => {
-            (Transient, "the server ended the connection; the step is tried again")
+        Some("57P05" | "25P03") => (Transient, "the server ended the connection; the step is tried again"),
+        Some("57P01" | "57P02" | "57P03") => {
+            (Unavailable, "the server stops or starts up; the step is tried again when it is back")
         }
-        Some("53300" | "57P03") => {
-            (Throttled, "the server is short of connections or starts up; Muster asks for fewer")
-        }
+        Some("53300") => (Throttled, "the server is short of connections; Muster asks for fewer"),
         Some("53100") => (Permanent, "the server's disk is full: free space there, then resume the run"),
         Some("53200") => (Throttled, "the server is short of memory; Muster asks for less"),
         Some("25006") => (
@@ -106,11 +105,14 @@ mod tests {
     #[test]
     fn the_class_follows_from_the_state() {
         let class = |code| judge(Some(code)).0;
-        for code in ["40001", "40P01", "55P03", "57014", "08006", "57P01"] {
+        for code in ["40001", "40P01", "55P03", "57014", "08006", "57P05"] {
             assert_eq!(class(code), ErrorClass::Transient, "{code}");
         }
-        for code in ["53300", "57P03"] {
+        for code in ["53300", "53200"] {
             assert_eq!(class(code), ErrorClass::Throttled, "{code}");
+        }
+        for code in ["57P01", "57P02", "57P03"] {
+            assert_eq!(class(code), ErrorClass::Unavailable, "{code}");
         }
         for code in ["23505", "42501", "25006", "53100", "22P02", "XX001"] {
             assert_eq!(class(code), ErrorClass::Permanent, "{code}");

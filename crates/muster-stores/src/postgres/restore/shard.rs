@@ -108,10 +108,9 @@ impl Shard {
 
     pub(super) fn connect_error(&self, error: &ConnectError) -> DriverError {
         let message = format!("shard `{}`: {}", self.name, error.message());
-        let short = message.contains("SQLSTATE 53300") || message.contains("SQLSTATE 57P03");
         let class = match error.is_transient() {
-            true if short => ErrorClass::Throttled,
-            true => ErrorClass::Transient,
+            true if message.contains("SQLSTATE 53") => ErrorClass::Throttled,
+            true => ErrorClass::Unavailable,
             false => ErrorClass::Permanent,
         };
         DriverError::new(class, message, error.hint())
