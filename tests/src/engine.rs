@@ -3,30 +3,16 @@
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use rusqlite::{Connection, OpenFlags};
-
 use crate::command::{Ran, line};
-use crate::world::{World, files, until};
-
-/// A moment in the life of a run, told by what it has left behind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Moment {
-    /// So many objects are in its journal.
-    Journal(usize),
-    /// So many stores are published.
-    Published(usize),
-    /// So many staging files are there, or were published.
-    Staged(usize),
-}
+use crate::watch::{Moment, Watch};
+use crate::world::{World, until};
 
 /// A `muster apply` or `muster resume` under way.
 #[derive(Debug)]
 pub struct Engine {
     line: String,
-    run: String,
     child: Option<Child>,
-    journal: PathBuf,
-    shards: Vec<PathBuf>,
+    watch: Watch,
 }
 
 impl Engine {
@@ -36,32 +22,9 @@ impl Engine {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         Self {
             line: line(&command),
-            run: run.to_owned(),
             child: Some(command.spawn().expect("muster starts")),
-            journal: world.repository().join(format!("runs/{run}/journal")),
-            shards: world.fleet.shards.iter().map(|shard| shard.path.clone()).collect(),
+            watch: Watch::of(world, run),
         }
-    }
-
-    /// Whether the moment has come.
-    pub fn reached(&self, moment: Moment) -> bool {
-        match moment {
-            Moment::Journal(count) => files(&self.journal).len() >= count,
-            Moment::Published(count) => self.published() >= count,
-            Moment::Staged(count) => {
-                let staged = |shard: &PathBuf| {
-                    let mut dir = shard.clone().into_os_string();
-                    dir.push(format!(".muster/{}", self.run));
-                    files(&PathBuf::from(dir)).len()
-                };
-                self.shards.iter().map(staged).sum::<usize>() >= count
-            }
-        }
-    }
-
-    /// Stores that the shards say were published.
-    pub fn published(&self) -> usize {
-        self.shards.iter().map(|shard| published(shard, &self.run)).sum()
     }
 
     /// Waits for a moment; false if the engine ended before.
@@ -70,7 +33,7 @@ impl Engine {
         until(&format!("{moment:?} of {}", self.line), || {
             let over = self.child.as_mut().expect("running").try_wait().expect("it can be asked").is_some();
             alive = !over;
-            over || self.reached(moment)
+            over || self.watch.reached(moment)
         });
         alive
     }
@@ -123,13 +86,4 @@ impl Drop for Engine {
             let _ = child.wait();
         }
     }
-}
-
-/// Publish records of a run in one shard. A shard that cannot be read this instant is asked again by the next look.
-fn published(shard: &PathBuf, run: &str) -> usize {
-    let look = || -> rusqlite::Result<i64> {
-        let connection = Connection::open_with_flags(shard, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        connection.query_row("SELECT count(*) FROM _muster_publish WHERE run = ?1", [run], |row| row.get(0))
-    };
-    look().map_or(0, |count| usize::try_from(count).unwrap_or(0))
 }

@@ -1,11 +1,11 @@
-//! One world's part of the shared PostgreSQL and MinIO.
+//! One world's PostgreSQL and MinIO: a part of the shared ones, or servers of its own, which may be crashed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use muster_demo::{Fleet, FleetConfig, PostgresServer, RepositoryPlace};
-use muster_services::{Minio, Postgres};
+use muster_services::{Minio, Postgres, StopMode};
 
 /// Databases and a bucket of its own.
 #[derive(Debug)]
@@ -14,25 +14,37 @@ pub(crate) struct Services {
     minio: Minio,
     server: PostgresServer,
     bucket: String,
+    shared: bool,
 }
 
 impl Services {
     pub(crate) fn shared() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         let postgres = Postgres::shared().expect("PostgreSQL: make services");
         let minio = Minio::shared().expect("MinIO: make services");
+        Self::on(postgres, minio, true)
+    }
+
+    pub(crate) fn own() -> Self {
+        let postgres = Postgres::own(&[]).expect("PostgreSQL: make services");
+        Self::on(postgres, Minio::own().expect("MinIO: make services"), false)
+    }
+
+    fn on(postgres: Postgres, minio: Minio, shared: bool) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let (process, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let prefix = format!("world_{seconds}_{process}_{count}");
         let server = PostgresServer::new(&postgres.url("postgres"), &prefix).expect("its URL is understood");
         let bucket = minio.create_bucket("world").expect("a bucket");
-        Self { postgres, minio, server, bucket }
+        Self { postgres, minio, server, bucket, shared }
     }
 
     /// A fleet in databases that end with this process.
     pub(crate) fn fleet(&self, config: &FleetConfig) -> Arc<Fleet> {
         let fleet = Fleet::generate_on(&self.server, config).expect("a fleet");
-        for database in fleet.shards.iter().filter_map(|shard| shard.database.as_ref()) {
+        for database in
+            fleet.shards.iter().filter(|_| self.shared).filter_map(|shard| shard.database.as_ref())
+        {
             self.postgres.adopt_database(&database.name).expect("a database of ours");
         }
         fleet
@@ -51,7 +63,22 @@ impl Services {
         [("AWS_ACCESS_KEY_ID", self.minio.access_key()), ("AWS_SECRET_ACCESS_KEY", self.minio.secret_key())]
     }
 
+    /// An immediate stop, and a start: all that was committed is there, and unlogged tables are empty.
+    pub(crate) fn crash_postgres(&mut self) {
+        self.postgres.stop(StopMode::Immediate).expect("PostgreSQL stops");
+        self.postgres.start().expect("PostgreSQL starts again");
+    }
+
+    /// `kill -9`, and a start.
+    pub(crate) fn crash_minio(&mut self) {
+        self.minio.kill().expect("MinIO ends");
+        self.minio.start().expect("MinIO starts again");
+    }
+
     pub(crate) fn drop_databases(&self) {
+        if !self.shared {
+            return;
+        }
         // A panic in a drop would hide the test's own; whoever asks for the server next removes what is left.
         if let Err(error) = self.server.drop_databases() {
             eprintln!("the world's databases are left behind: {error:#}");

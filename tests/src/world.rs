@@ -100,10 +100,18 @@ impl World {
         world
     }
 
-    /// A world on PostgreSQL and MinIO that nothing was done to.
+    /// A world on the shared PostgreSQL and MinIO that nothing was done to.
     pub fn on_services(size: Size, seed: u64) -> Self {
+        Self::on(Services::shared(), size, seed)
+    }
+
+    /// The same on servers of its own, which may be crashed.
+    pub fn on_own_services(size: Size, seed: u64) -> Self {
+        Self::on(Services::own(), size, seed)
+    }
+
+    fn on(services: Services, size: Size, seed: u64) -> Self {
         let (dir, temp) = folder();
-        let services = Services::shared();
         let fleet = services.fleet(&config(&dir, size, seed));
         write_topology(&fleet, &dir, services.bucket(), services.repository());
         let (services, variables, helpers) = (Some(services), Vec::new(), Vec::new());
@@ -158,6 +166,28 @@ impl World {
         let mut command = self.command(&["capture", "--follow"]);
         command.stdout(log.try_clone().expect("a log")).stderr(log);
         self.helpers.push(command.spawn().expect("muster capture starts"));
+    }
+
+    /// `kill -9` of what [`Self::follow`] began, which must not have ended by itself.
+    #[track_caller]
+    pub fn kill_following(&mut self) {
+        for mut helper in self.helpers.drain(..) {
+            let ended = helper.try_wait().expect("it can be asked");
+            let log = std::fs::read_to_string(self.dir.join("follow.log")).unwrap_or_default();
+            assert!(ended.is_none(), "capture ended by itself ({ended:?}):\n{log}");
+            helper.kill().expect("it can be killed");
+            helper.wait().expect("it ends");
+        }
+    }
+
+    /// Crashes the world's own PostgreSQL, and starts it again.
+    pub fn crash_postgres(&mut self) {
+        self.services.as_mut().expect("a world on servers of its own").crash_postgres();
+    }
+
+    /// Crashes the world's own MinIO, and starts it again.
+    pub fn crash_minio(&mut self) {
+        self.services.as_mut().expect("a world on servers of its own").crash_minio();
     }
 
     /// Ends what [`Self::follow`] began, with the last poll durable.
