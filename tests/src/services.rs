@@ -1,10 +1,12 @@
 //! One world's PostgreSQL and MinIO: a part of the shared ones, or servers of its own, which may be crashed.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use muster_demo::{Fleet, FleetConfig, PostgresServer, RepositoryPlace};
+use muster_repo::{Objects as _, S3Config, S3Objects};
 use muster_services::{Minio, Postgres, StopMode};
 
 /// Databases and a bucket of its own.
@@ -61,6 +63,36 @@ impl Services {
     /// For the environment of commands.
     pub(crate) fn credentials(&self) -> [(&'static str, &'static str); 2] {
         [("AWS_ACCESS_KEY_ID", self.minio.access_key()), ("AWS_SECRET_ACCESS_KEY", self.minio.secret_key())]
+    }
+
+    /// All objects of the bucket, as files in a folder.
+    pub(crate) fn download(&self, to: &Path) {
+        let credentials = to.join("credentials");
+        let keys = format!(
+            "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n",
+            self.minio.access_key(),
+            self.minio.secret_key()
+        );
+        std::fs::write(&credentials, keys).expect("a file");
+        let config = S3Config {
+            bucket: self.bucket.clone(),
+            prefix: String::new(),
+            region: None,
+            endpoint: Some(self.minio.endpoint()),
+            path_style: true,
+            credentials_file: Some(credentials),
+            requests_in_flight: 16,
+        };
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        runtime.block_on(async {
+            let objects = S3Objects::connect(&config).await.expect("MinIO answers");
+            for entry in objects.list("", None).await.expect("a listing") {
+                let body = objects.get(&entry.key).await.expect("an answer").expect("an object");
+                let path = to.join(&entry.key);
+                std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+                std::fs::write(path, body).expect("a file");
+            }
+        });
     }
 
     /// An immediate stop, and a start: all that was committed is there, and unlogged tables are empty.

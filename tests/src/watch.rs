@@ -29,13 +29,13 @@ pub(crate) struct Watch {
 enum Place {
     File(PathBuf),
     /// With the session of the last look.
-    Database(Database, Option<postgres::Client>),
+    Database(Box<(Database, Option<postgres::Client>)>),
 }
 
 impl Watch {
     pub(crate) fn of(world: &World, run: &str) -> Self {
         let place = |shard: &muster_demo::Shard| match &shard.database {
-            Some(database) => Place::Database(database.clone(), None),
+            Some(database) => Place::Database(Box::new((database.clone(), None))),
             None => Place::File(shard.path.clone()),
         };
         Self {
@@ -79,7 +79,8 @@ impl Place {
     /// Rows of the run in one of Muster's tables. A server that is down just now, or a table that is not there yet, is
     /// asked again by the next look.
     fn count(&mut self, table: &str, run: &str) -> usize {
-        let Self::Database(database, session) = self else { return 0 };
+        let Self::Database(place) = self else { return 0 };
+        let (database, session) = place.as_mut();
         let Some(mut client) = session.take().or_else(|| database.connect().ok()) else { return 0 };
         let row = client.query_one(&format!("SELECT count(*) FROM muster.{table} WHERE run = $1"), &[&run]);
         if !client.is_closed() {
@@ -102,7 +103,7 @@ impl std::fmt::Debug for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::File(file) => file.fmt(f),
-            Self::Database(database, _) => database.fmt(f),
+            Self::Database(place) => place.0.fmt(f),
         }
     }
 }

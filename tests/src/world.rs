@@ -180,6 +180,12 @@ impl World {
         }
     }
 
+    /// The repository's objects as files below a folder, copied from MinIO.
+    pub fn download_repository(&self, to: &Path) {
+        std::fs::create_dir(to).expect("a folder");
+        self.services.as_ref().expect("a world on PostgreSQL and MinIO").download(to);
+    }
+
     /// Crashes the world's own PostgreSQL, and starts it again.
     pub fn crash_postgres(&mut self) {
         self.services.as_mut().expect("a world on servers of its own").crash_postgres();

@@ -2,12 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed test may say so by a panic")]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use muster_demo::{Kind, Owner, REGIONS, Role, Table, WriterConfig, tables};
-use muster_tests::{Incident, Size, World, copy_shard, now, query, query_text, rows_of_site, seed, until};
+use muster_demo::{Kind, Owner, REGIONS, Role, Shard, Table, WriterConfig, tables};
+use muster_services::Postgres;
+use muster_tests::{
+    Incident, Size, World, connect, copy_shard, now, query, query_text, rows_of_site, seed, until,
+};
+use postgres::SimpleQueryMessage;
 
 const PAGE: &str = include_str!("../../docs/break-glass.md");
 const SIZE: Size = Size { sites: 12, rows_per_site: 150 };
@@ -158,4 +163,81 @@ fn escaped(field: &str) -> String {
         text = text.replace(plain, escape);
     }
     text
+}
+
+/// By table: rows as the server's text.
+type Texts = BTreeMap<&'static str, Vec<Vec<Option<String>>>>;
+
+/// A site's rows of one kind.
+fn texts(url: &str, site: &str, kind: Kind) -> Texts {
+    let mut client = connect(url);
+    let mut texts = Texts::new();
+    for table in
+        tables(kind.role()).iter().filter(|table| table.kind == kind && table.owner != Owner::Reference)
+    {
+        let row = |message: SimpleQueryMessage| match message {
+            SimpleQueryMessage::Row(row) => {
+                Some((0..row.len()).map(|at| row.get(at).map(str::to_owned)).collect())
+            }
+            _ => None,
+        };
+        let found = client.simple_query(&rows_of_site(table, site)).unwrap();
+        texts.insert(table.name, found.into_iter().filter_map(row).collect());
+    }
+    texts
+}
+
+#[test]
+fn the_page_restores_stores_of_postgresql() {
+    let world = World::on_services(SIZE, seed(7));
+    world.capture();
+    let write = || {
+        let writers = world.fleet.start_writers(WriterConfig { transactions_per_second: 300, threads: 2 });
+        until("writers at work", || writers.committed() >= 150);
+        writers.stop().unwrap();
+    };
+    write();
+    world.capture_once();
+    write();
+    let site = world.fleet.sites.iter().max_by_key(|site| site.rows).unwrap();
+    let live = |kind: Kind| {
+        let here = |shard: &&Shard| shard.role == kind.role() && shard.region == site.region;
+        let shard = world.fleet.shards.iter().find(here).unwrap();
+        (shard.name.clone(), shard.database.as_ref().unwrap().connection.clone())
+    };
+    let truth: Vec<Texts> = site.kinds.iter().map(|kind| texts(&live(*kind).1, &site.id, *kind)).collect();
+    let moment = now();
+    write();
+    world.capture_once();
+    let repository = world.path("repository");
+    world.download_repository(&repository);
+    let server = Postgres::shared().unwrap();
+    let mut compared = 0;
+    for (kind, truth) in site.kinds.iter().zip(&truth) {
+        let (shard, database) = live(*kind);
+        let target = server.url(&server.create_database("by_hand").unwrap());
+        let out = world.path(&format!("by-hand-{}", kind.name()));
+        std::fs::create_dir(&out).unwrap();
+        std::fs::write(out.join("restore_store.py"), blocks("python")[0]).unwrap();
+        let script = [&blocks("sh")[..2], &blocks("sh-postgres")[..]].concat().join("\n");
+        let path = format!("{}:{}", server.bin("").display(), std::env::var("PATH").unwrap());
+        let output = Command::new("bash")
+            .args(["-eu", "-c", &script])
+            .env("PATH", path)
+            .env("REPOSITORY", &repository)
+            .env("SHARD", shard)
+            .env("SITE", format!("site:{}", site.id))
+            .env("TABLE", truth.keys().next().unwrap())
+            .env("KIND", kind.name())
+            .env("MOMENT", &moment)
+            .env("OUT", &out)
+            .env("TARGET", &target)
+            .env("LIVE", database)
+            .output()
+            .expect("bash is installed");
+        assert!(output.status.success(), "{}: {}", kind.name(), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(&texts(&target, &site.id, *kind), truth, "{} of {} at {moment}", kind.name(), site.id);
+        compared += truth.values().map(Vec::len).sum::<usize>();
+    }
+    assert!(compared > 100, "only {compared} rows were compared");
 }

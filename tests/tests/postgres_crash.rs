@@ -68,8 +68,8 @@ impl Scene {
         engine
     }
 
-    /// Every victim is as it was, each store published once, and no neighbour lost a commit.
-    fn is_restored(mut self) {
+    /// In the end every victim is as it was, each store published once, and no neighbour lost a commit.
+    fn conclude(mut self) {
         let before = self.writers.committed();
         until("writers that are still at work", || self.writers.committed() > before);
         self.writers.stop().unwrap();
@@ -120,6 +120,6 @@ fn crashes_at_random_moments_cost_nobody_a_row() {
         assert_eq!(ended.code, Some(0), "after {done:?}: {ended}");
         assert!(done.len() >= 8, "it ended after {done:?}");
         println!("seed {}: {done:?}", scene.world.seed);
-        scene.is_restored();
+        scene.conclude();
     }
 }

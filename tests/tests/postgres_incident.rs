@@ -6,9 +6,11 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use muster_demo::{Verdict, WriterConfig, Writers};
-use muster_tests::{Incident, Size, World, now, seed, until};
-use muster_types::report::{Report, RunStatus};
+use muster_demo::{Kind, Owner, Table, Verdict, WriterConfig, Writers, tables};
+use muster_services::Postgres;
+use muster_tests::{Incident, Size, World, connect, now, rows_of_site, seed, until};
+use muster_types::plan::{Plan, SitePlan};
+use muster_types::report::{Report, RunStatus, SiteReport};
 
 const SIZE: Size = Size { sites: 24, rows_per_site: 120 };
 const VICTIMS: usize = 8;
@@ -36,6 +38,8 @@ fn sites_come_back_as_detected() {
     }
     the_report_is_whole(&incident, &world.report("first"));
 
+    exports_load_and_equal_the_live_rows(&world, &world.report("first"));
+
     // Twice is once too often: the sites are alive.
     world.muster(&["apply", "plan.json", "--run", "second"]).code(4).says(&["live rows", "muster plan"]);
     // Resuming what has ended changes nothing.
@@ -59,7 +63,30 @@ fn a_time_between_two_commits_loses_nothing() {
     std::fs::write(world.path("incident.toml"), file).unwrap();
     incident.plan(&world, &["--proof", "full"]).ok().says(&["8 sites"]);
     let verdict = applied(&mut world, writers, &incident);
-    assert_eq!((verdict.victims_exact, verdict.lost_transactions()), (VICTIMS, 0), "{verdict}");
+    assert_eq!(
+        (verdict.victims_exact, verdict.lost_transactions()),
+        (VICTIMS, 0),
+        "{verdict}\n{}",
+        points(&world, &verdict)
+    );
+}
+
+/// Why the stores of sites that lost something were restored to where they were.
+fn points(world: &World, verdict: &Verdict) -> String {
+    let plan = std::fs::read_to_string(world.path("plan.json")).unwrap();
+    let plan: Plan = serde_json::from_str(&plan).unwrap();
+    let lost = |site: &&SitePlan| verdict.lost.iter().any(|loss| loss.site == site.site.as_str());
+    let mut text = String::new();
+    for site in plan.sites.iter().filter(lost) {
+        text += &format!("{} to {}\n", site.site, site.target);
+        for store in &site.stores {
+            text += &format!("  {}: {} {}\n", store.kind, store.reached.at, store.reached_because);
+        }
+    }
+    for note in &plan.notes {
+        text += &format!("{note:?}\n");
+    }
+    text
 }
 
 /// One world at a time: two, each with its writers, its capture and its engine, take longer together than in turn.
@@ -110,6 +137,51 @@ fn the_report_is_whole(incident: &Incident, report: &Report) {
     for (shard, proof) in &report.proof.shards {
         assert!(proof.holds && proof.error.is_none(), "neighbours of {shard}: {proof:?}");
     }
+}
+
+/// Every store of the largest victim: exported, loaded by `psql` into an empty database, compared whole with what is live.
+fn exports_load_and_equal_the_live_rows(world: &World, report: &Report) {
+    let rows = |site: &&SiteReport| site.stores.iter().map(|store| store.rows).sum::<u64>();
+    let site = report.sites.iter().max_by_key(rows).unwrap();
+    let (name, bare) = (site.site.to_string(), site.site.as_str());
+    let index = world.fleet.sites.iter().position(|known| known.id == bare).unwrap();
+    let region = world.fleet.sites[index].region;
+    let server = Postgres::shared().unwrap();
+    let wrong =
+        ["export", &name, "--at", "now", "--out", "wrong", "--with-definitions", "--format", "sqlite"];
+    world.muster(&wrong).code(2).says(&["leave --with-definitions out", "--format postgres"]);
+    let mut compared = 0;
+    for store in &site.stores {
+        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == store.kind.to_string()).unwrap();
+        let folder = format!("export-{}", store.kind.file_name());
+        // Later than the run by nothing: the store is as it came back.
+        world.muster(&["export", &name, "--at", "now", "--out", &folder, "--with-definitions"]).ok();
+        let file = world.path(&format!("{folder}/{bare}.{}.sql", store.kind.file_name()));
+        let loaded = server.create_database("exported").unwrap();
+        server.psql(&loaded, &std::fs::read_to_string(&file).unwrap()).unwrap();
+        let shard =
+            world.fleet.shards.iter().find(|shard| shard.role == kind.role() && shard.region == region);
+        let live = &shard.unwrap().database.as_ref().unwrap().connection;
+        let owned = |table: &&Table| table.kind == kind && table.owner != Owner::Reference;
+        for table in tables(kind.role()).iter().filter(owned) {
+            let sql = rows_of_site(table, bare);
+            let (found, wanted) = (postgres_rows(&server.url(&loaded), &sql), postgres_rows(live, &sql));
+            assert_eq!(found, wanted, "{} of {bare}", table.name);
+            compared += found.len();
+        }
+    }
+    assert!(compared > 50, "only {compared} rows were compared");
+}
+
+/// Rows as the server's text, in the order of the query.
+fn postgres_rows(url: &str, sql: &str) -> Vec<Vec<Option<String>>> {
+    let row = |message: postgres::SimpleQueryMessage| match message {
+        postgres::SimpleQueryMessage::Row(row) => {
+            Some((0..row.len()).map(|at| row.get(at).map(str::to_owned)).collect())
+        }
+        _ => None,
+    };
+    connect(url).simple_query(sql).unwrap().into_iter().filter_map(row).collect()
 }
 
 /// Secrets are in the environment, and stay there.

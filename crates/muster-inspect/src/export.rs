@@ -1,4 +1,8 @@
 //! Rows as text that `sqlite3` or `psql` loads.
+//!
+//! # Invariants
+//! - Foreign keys stand behind all rows, so that tables may refer to each other in a circle. Those to tables of other
+//!   stores are left out, in a comment: an empty database has no such table.
 
 use std::io::Write;
 
@@ -23,7 +27,12 @@ pub enum Dialect {
 pub fn begin(dialect: Dialect, out: &mut dyn Write) -> std::io::Result<()> {
     match dialect {
         Dialect::Sqlite => writeln!(out, "PRAGMA foreign_keys = OFF;\nBEGIN;"),
-        Dialect::Postgres => writeln!(out, "BEGIN;"),
+        // What the text of values depends on.
+        Dialect::Postgres => writeln!(
+            out,
+            "BEGIN;\nSET LOCAL client_encoding = 'UTF8';\nSET LOCAL DateStyle = 'ISO, YMD';\n\
+             SET LOCAL IntervalStyle = 'postgres';\nSET LOCAL TimeZone = 'UTC';"
+        ),
     }
 }
 
@@ -38,16 +47,63 @@ pub fn begin_table(
     out: &mut dyn Write,
 ) -> std::io::Result<()> {
     if with_definition {
-        for statement in &table.def.create_sql {
+        for statement in table.def.create_sql.iter().filter(|statement| parent_of(statement).is_none()) {
             writeln!(out, "{statement};")?;
         }
     }
     match dialect {
         Dialect::Sqlite => Ok(()),
         Dialect::Postgres => {
-            writeln!(out, "COPY {} ({}) FROM stdin;", quoted(&table.def.name), columns(table))
+            writeln!(out, "COPY {} ({}) FROM stdin;", name_in_postgres(table), columns(table))
         }
     }
+}
+
+/// Writes the foreign keys of `tables`, behind the rows of all of them.
+///
+/// # Errors
+/// Of `out`.
+pub fn foreign_keys(tables: &[&CapturedTable], out: &mut dyn Write) -> std::io::Result<()> {
+    let names: Vec<String> = tables.iter().map(|table| name_in_postgres(table).replace('"', "")).collect();
+    for statement in tables.iter().flat_map(|table| &table.def.create_sql) {
+        let Some(parent) = parent_of(statement) else { continue };
+        if names.contains(&parent.replace('"', "")) {
+            writeln!(out, "{statement};")?;
+        } else {
+            writeln!(out, "-- of another store: {};", statement.replace('\n', " "))?;
+        }
+    }
+    Ok(())
+}
+
+/// The table that a statement's foreign key refers to; none of a statement that adds none. SQLite's are part of the
+/// table.
+fn parent_of(statement: &str) -> Option<&str> {
+    let (_, key) = statement.strip_prefix("ALTER TABLE ")?.split_once(" FOREIGN KEY (")?;
+    let (_, parent) = key.split_once(") REFERENCES ")?;
+    Some(&parent[..end_of_name(parent, '(')])
+}
+
+/// The name by which PostgreSQL knows the table: with its schema, where the definition is PostgreSQL's.
+fn name_in_postgres(table: &CapturedTable) -> String {
+    let created = table.def.create_sql.iter().find_map(|statement| {
+        let name = statement
+            .strip_prefix("CREATE TABLE ")
+            .or_else(|| statement.strip_prefix("CREATE UNLOGGED TABLE "))?;
+        let name = &name[..end_of_name(name, ' ')];
+        name.starts_with("\"").then_some(name).filter(|name| name.contains("\".\""))
+    });
+    created.map_or_else(|| quoted(&table.def.name), str::to_owned)
+}
+
+/// Where a name ends: before `end`, unless that is quoted.
+fn end_of_name(text: &str, end: char) -> usize {
+    let mut in_quotes = false;
+    let ends = |(_, letter): &(usize, char)| {
+        in_quotes ^= *letter == '"';
+        *letter == end && !in_quotes
+    };
+    text.char_indices().find(ends).map_or(text.len(), |(at, _)| at)
 }
 
 /// Writes one row.
@@ -141,4 +197,28 @@ fn literal(field: Field<'_>) -> String {
 /// A literal that SQLite reads as a real, not as an integer.
 fn real(digits: &str) -> String {
     if digits.contains(['.', 'e', 'E']) { digits.to_owned() } else { format!("{digits}.0") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_parents_are_read_from_statements() {
+        let parent = |sql| parent_of(sql);
+        assert_eq!(
+            parent(
+                "ALTER TABLE \"public\".\"a\" ADD CONSTRAINT \"k\" FOREIGN KEY (x) REFERENCES public.b(id) DEFERRABLE"
+            ),
+            Some("public.b")
+        );
+        assert_eq!(
+            parent("ALTER TABLE \"s\".\"a\" ADD CONSTRAINT \"k\" FOREIGN KEY (x) REFERENCES s.\"b (c)\"(id)"),
+            Some("s.\"b (c)\"")
+        );
+        assert_eq!(parent("ALTER TABLE \"s\".\"a\" ADD CONSTRAINT \"k\" PRIMARY KEY (id)"), None);
+        assert_eq!(parent("CREATE TABLE a (b REFERENCES c)"), None);
+        let name = "\"s t\".\"a (b)\"";
+        assert_eq!(&name[..end_of_name("\"s t\".\"a (b)\" (id integer)", ' ')], name);
+    }
 }

@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 use muster_inspect::export::{self, Dialect};
 use muster_inspect::{InspectError, StoreAt};
 use muster_types::SiteId;
+use muster_types::topology::DriverConfig;
 
 use crate::context::Context;
 use crate::{exit, print, select};
@@ -25,16 +26,16 @@ pub(crate) struct ExportArgs {
     /// The folder to write into, one file a store; files that are there are not overwritten.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// What will load the files.
-    #[arg(long, value_enum, default_value_t = Format::Sqlite)]
-    format: Format,
+    /// What will load the files; without it, the client of each store's shard.
+    #[arg(long, value_enum)]
+    format: Option<Format>,
     /// Begin each file with the tables' definitions, for loading into an empty database.
     #[arg(long)]
     with_definitions: bool,
 }
 
 /// What will load the files.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
     /// `sqlite3 FILE < export.sql`
     Sqlite,
@@ -45,21 +46,38 @@ enum Format {
 pub(crate) async fn run(topology: &Path, args: ExportArgs) -> Result<ExitCode> {
     let site: SiteId = args.site.parse().map_err(exit::input)?;
     let at = select::moment(&args.at)?;
-    let dialect = match args.format {
-        Format::Sqlite => Dialect::Sqlite,
-        Format::Postgres => Dialect::Postgres,
-    };
     let context = Context::open(topology).await?;
     let catalog = context.catalog_of([site.clone()]).await?;
     let found = context.site_at(&catalog, &site, at)?;
     std::fs::create_dir_all(&args.out)
         .with_context(|| format!("failed to create `{}`", args.out.display()))?;
     for store in &found.stores {
+        let dialect = dialect(&context, store, &args)?;
         let path = args.out.join(format!("{}.{}.sql", site.as_str(), store.store.store.kind.file_name()));
         let rows = write_store(&context, store, dialect, args.with_definitions, &path).await?;
         print::data(format!("{}\t{rows} rows\tas of {}", path.display(), store.store.point.boundary.at));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn dialect(context: &Context, store: &StoreAt, args: &ExportArgs) -> Result<Dialect> {
+    let shard = &store.store.shard;
+    let native = match context.topology.shards[shard].driver {
+        DriverConfig::Sqlite { .. } => Format::Sqlite,
+        DriverConfig::Postgres { .. } => Format::Postgres,
+    };
+    let format = args.format.unwrap_or(native);
+    if args.with_definitions && format != native {
+        let native = native.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        return Err(exit::input(format!(
+            "the definitions of shard `{shard}` can only be loaded by the client of its own kind: leave --with-definitions \
+             out and make the tables first, or export with --format {native}"
+        )));
+    }
+    Ok(match format {
+        Format::Sqlite => Dialect::Sqlite,
+        Format::Postgres => Dialect::Postgres,
+    })
 }
 
 async fn write_store(
@@ -88,6 +106,10 @@ async fn write_store(
         written.with_context(failed)?;
         rows += read.rows;
         export::end_table(dialect, &mut out).with_context(failed)?;
+    }
+    if with_definitions {
+        let tables: Vec<_> = store.tables().collect();
+        export::foreign_keys(&tables, &mut out).with_context(failed)?;
     }
     export::end(&mut out).with_context(failed)?;
     out.flush().with_context(failed)?;
