@@ -86,6 +86,25 @@ pub fn live_tables(driver: &DriverConfig) -> Result<Vec<TableDef>, CaptureError>
     }
 }
 
+/// What an operator should know of a shard before it is captured, or restored into: problems, each with the way out, and
+/// notes. Blocks; reads only.
+///
+/// # Errors
+/// [`CaptureError`] when the shard cannot be reached.
+pub fn check_shard(
+    topology: &Topology,
+    shard: &ShardName,
+) -> Result<(Vec<String>, Vec<String>), CaptureError> {
+    match &topology.shards[shard].driver {
+        // A file takes whatever its process may write.
+        DriverConfig::Sqlite { .. } => Ok((Vec::new(), Vec::new())),
+        DriverConfig::Postgres { connection } => {
+            let found = postgres::check(shard, connection, &topology.shard_tables(shard))?;
+            Ok((found.problems, found.notes))
+        }
+    }
+}
+
 /// The capture side of a shard of the topology.
 pub(crate) fn source(topology: &Topology, shard: &ShardName) -> Box<dyn CaptureSource> {
     let limit = Duration::from_secs(topology.capture.snapshot_seconds_max);

@@ -17,10 +17,13 @@ pub(crate) struct CheckArgs {}
 
 pub(crate) async fn run(path: &Path, _args: CheckArgs) -> Result<ExitCode> {
     let topology = context::topology(path)?;
-    let mut problems = Vec::new();
+    let (mut problems, mut notes) = (Vec::new(), Vec::new());
     for shard in topology.shards.keys() {
-        match live_tables(&topology, shard) {
-            Ok(live) => problems.extend(topology.check_shard(shard, &live).iter().map(ToString::to_string)),
+        match look(&topology, shard) {
+            Ok((found, noted)) => {
+                problems.extend(found);
+                notes.extend(noted.into_iter().map(|note| format!("shard {shard}: {note}")));
+            }
             Err(error) => problems.push(format!("{error:#}")),
         }
     }
@@ -32,6 +35,9 @@ pub(crate) async fn run(path: &Path, _args: CheckArgs) -> Result<ExitCode> {
         topology.tables.len(),
         kinds.join(" → ")
     ));
+    for note in &notes {
+        print::data(format!("note: {note}"));
+    }
     for problem in &problems {
         print::data(format!("problem: {problem}"));
     }
@@ -41,6 +47,17 @@ pub(crate) async fn run(path: &Path, _args: CheckArgs) -> Result<ExitCode> {
     }
     print::talk(format!("{} problems", problems.len()));
     Ok(ExitCode::from(exit::Exit::Input as u8))
+}
+
+/// Problems and notes of a shard: of its tables first, and of settings and rights once these are as declared.
+fn look(topology: &Topology, shard: &ShardName) -> Result<(Vec<String>, Vec<String>)> {
+    let problems = topology.check_shard(shard, &live_tables(topology, shard)?);
+    if !problems.is_empty() {
+        return Ok((problems.iter().map(ToString::to_string).collect(), Vec::new()));
+    }
+    let (found, notes) = tokio::task::block_in_place(|| muster_capture::check_shard(topology, shard))
+        .with_context(|| format!("shard {shard}"))?;
+    Ok((found.into_iter().map(|problem| format!("shard {shard}: {problem}")).collect(), notes))
 }
 
 /// The tables that a shard really has, without Muster's own.

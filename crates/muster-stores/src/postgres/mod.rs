@@ -3,16 +3,19 @@
 //! - [`connect`]: connections and the settings that text depends on. [`schema`]: reading table definitions.
 //! - [`system`]: the tables that Muster keeps in a shard.
 //! - [`capture`]: the capture side, a [`CaptureSource`](crate::capture::CaptureSource).
+//! - [`check()`]: whether a database is fit for both.
 //! - [`restore`]: the restore side, a [`StoreDriver`](muster_engine::driver::StoreDriver).
 
 pub mod capture;
+mod check;
 pub mod connect;
 pub mod restore;
 pub mod schema;
 pub mod system;
 
 pub use capture::PostgresSource;
-pub use restore::PostgresDriver;
+pub use check::check;
+pub use restore::{Fitness, PostgresDriver};
 pub use schema::live_tables;
 
 /// For names that must not meet, also those that another process makes on the same server.

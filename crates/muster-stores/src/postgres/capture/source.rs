@@ -148,6 +148,19 @@ impl PostgresSource {
         Ok(Installed { tables, triggers: 0, unchanged })
     }
 
+    /// Whether the shard can be captured as it is. Reads only.
+    ///
+    /// # Errors
+    /// Everything that stands in the way, with what to do; or the database cannot be reached.
+    pub fn check(&mut self) -> Result<(), CaptureError> {
+        self.run(async |source| {
+            let layout = source.read_layout().await?;
+            let shard = source.shard.clone();
+            let (config, client) = source.client().await?;
+            install::check(&config, client, &shard, &layout).await
+        })
+    }
+
     async fn remove_now(&mut self) -> Result<(), CaptureError> {
         self.drop_slot().await?;
         let name = self.name.clone();

@@ -13,6 +13,7 @@ use muster_types::topology::TableConfig;
 use muster_types::{Epoch, Position, RunId, ShardName, StoreId};
 use tokio::sync::mpsc;
 
+use super::fitness::{self, Fitness};
 use super::shard::Shard;
 use super::{fence, look, probe, proof, publish, stage};
 use crate::postgres::system;
@@ -28,6 +29,14 @@ impl PostgresDriver {
     /// the first call.
     pub fn new(shard: ShardName, connection: &str, tables: BTreeMap<String, TableConfig>) -> Self {
         Self { shard: Arc::new(Shard::new(shard, connection, tables)) }
+    }
+
+    /// Whether a publish of any store would be taken, as far as rights, triggers and constraints go. Reads only.
+    ///
+    /// # Errors
+    /// The database cannot be reached or read.
+    pub async fn fitness(&self) -> Result<Fitness, DriverError> {
+        fitness::fitness(&self.shard).await
     }
 }
 

@@ -22,6 +22,7 @@ mod driver;
 mod effects;
 mod errors;
 mod fence;
+mod fitness;
 mod live;
 mod look;
 mod overwrite;
@@ -36,3 +37,4 @@ mod shard;
 mod stage;
 
 pub use driver::PostgresDriver;
+pub use fitness::Fitness;

@@ -10,6 +10,7 @@ use muster_types::{Kind, SiteId, StoreId};
 use tokio_postgres::{Client, Error};
 
 use super::compare::compare;
+use super::fitness::not_carried;
 use super::live::{KindTable, definitions, kind_tables};
 use super::privileges;
 use super::shard::{Catalog, Shard};
@@ -24,6 +25,7 @@ pub(super) async fn probe(shard: &Shard, stores: &[StoreProbe]) -> Result<Vec<Li
     let claims = claims(&session).await.map_err(failed)?;
     let mut counts: HashMap<&Kind, HashMap<SiteId, u64>> = HashMap::new();
     let mut lacking: HashMap<&Kind, Option<String>> = HashMap::new();
+    let mut lost: HashMap<&Kind, Vec<String>> = HashMap::new();
     let mut found = Vec::with_capacity(stores.len());
     for probe in stores {
         let kind = &probe.store.kind;
@@ -32,6 +34,8 @@ pub(super) async fn probe(shard: &Shard, stores: &[StoreProbe]) -> Result<Vec<Li
             let sites: BTreeSet<&SiteId> = of_kind().map(|other| &other.store.site).collect();
             let tables = kind_tables(shard, &catalog, kind, &probe.tables);
             lacking.insert(kind, privileges::missing(&session, &tables).await.map_err(failed)?);
+            let not_carried = not_carried(&session, shard, &catalog, Some(kind)).await;
+            lost.insert(kind, not_carried.map_err(failed)?);
             counts.insert(kind, count(&session, &tables, &sites).await.map_err(failed)?);
         }
         let rows = counts.get(kind).and_then(|counts| counts.get(&probe.store.site));
@@ -41,7 +45,12 @@ pub(super) async fn probe(shard: &Shard, stores: &[StoreProbe]) -> Result<Vec<Li
         found.push(LiveStore {
             rows: rows.copied().unwrap_or(0),
             definitions: Some(definitions(&catalog, &probe.tables)),
-            differences: probe.tables.iter().flat_map(differences).collect(),
+            differences: probe
+                .tables
+                .iter()
+                .flat_map(differences)
+                .chain(lost.get(kind).into_iter().flatten().cloned())
+                .collect(),
             claimed_by: claims.get(&probe.store).cloned(),
             unwritable: unwritable.clone().or_else(|| lacking.get(kind).cloned().flatten()),
         });
@@ -77,7 +86,7 @@ async fn count(
 }
 
 /// Why the shard does not take a publish, in words.
-async fn unwritable(client: &Client) -> Result<Option<String>, Error> {
+pub(super) async fn unwritable(client: &Client) -> Result<Option<String>, Error> {
     let row = client
         .query_one(
             "SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only')::boolean, current_user::text, \
