@@ -15,7 +15,7 @@ use muster_plan::check::KEY_HELD;
 use muster_plan::{PlanInput, check, plan};
 use muster_types::catalog::{Catalog, SiteFacts};
 use muster_types::plan::{LiveStore, Note, Plan, Severity};
-use muster_types::request::PlanRequest;
+use muster_types::request::{PlanRequest, ProofLevel};
 use muster_types::segment::{Gap, TableEventKind};
 use muster_types::topology::Topology;
 use muster_types::{Digest, StoreId};
@@ -339,6 +339,17 @@ fn shard_unwritable() {
     let mut case = Case::new();
     case.live("licence", |live| live.unwritable = Some("read-only file".to_owned()));
     case.expect("shard-unwritable", Severity::Error, "site:a/licence");
+}
+
+#[test]
+fn full_proof_impossible() {
+    let mut case = Case::new();
+    let lacks = "ALTER TABLE t REPLICA IDENTITY FULL".to_owned();
+    case.live("licence", |live| live.full_proof_lacks = Some(lacks.clone()));
+    case.expect_none("full-proof-impossible");
+    case.request.proof = ProofLevel::Full;
+    let hint = case.expect("full-proof-impossible", Severity::Fatal, "shard-0").hint;
+    assert!(hint.contains(&lacks) && hint.contains("without --proof full"), "{hint}");
 }
 
 #[test]

@@ -248,6 +248,9 @@ pub struct LiveStore {
     pub claimed_by: Option<String>,
     /// The shard cannot take writes, in words.
     pub unwritable: Option<String>,
+    /// What the shard lacks for the full form of the neighbour proof, as statements to run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full_proof_lacks: Option<String>,
 }
 
 /// One shard's part.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use muster_types::catalog::Catalog;
 use muster_types::plan::{LiveStore, Note, Plan, Restoration, Severity, SitePlan, StorePlan};
+use muster_types::request::ProofLevel;
 use muster_types::topology::Topology;
 use muster_types::{StoreId, Timestamp};
 
@@ -33,6 +34,7 @@ pub(crate) fn plan_notes(
             hint,
         ));
     }
+    notes.extend(proof_notes(plan, live));
     let mut checks = Checks { plan, demands: Demands::new(catalog), notes, unprobed: 0 };
     for site in &plan.sites {
         for store in &site.stores {
@@ -52,6 +54,29 @@ pub(crate) fn plan_notes(
         checks.notes.push(note(Severity::Warning, "not-probed", "plan", text, hint));
     }
     checks.notes
+}
+
+/// Shards in which the full form of the proof, which was asked for, is not to be had.
+fn proof_notes(plan: &Plan, live: &BTreeMap<StoreId, LiveStore>) -> Vec<Note> {
+    if plan.request.proof != ProofLevel::Full {
+        return Vec::new();
+    }
+    let mut lacking = BTreeMap::new();
+    for site in &plan.sites {
+        for store in site.stores.iter().filter(|store| store.restoration == Restoration::Restored) {
+            let id = StoreId { site: site.site.clone(), kind: store.kind.clone() };
+            if let Some(lacks) = &live.get(&id).unwrap_or(&store.live).full_proof_lacks {
+                lacking.entry(&store.shard).or_insert(lacks);
+            }
+        }
+    }
+    let text =
+        "the full proof of neighbours needs whole old rows in the log, and some tables log only their keys";
+    let found = lacking.into_iter().map(|(shard, lacks)| {
+        let hint = format!("plan without --proof full, or run there, then plan again: {lacks}");
+        note(Severity::Fatal, "full-proof-impossible", shard.to_string(), text, &hint)
+    });
+    found.collect()
 }
 
 struct Checks<'a> {

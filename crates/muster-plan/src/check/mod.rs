@@ -12,7 +12,7 @@
 //!
 //! | code | severity | accepted by |
 //! |---|---|---|
-//! | `empty-selection`, `topology-changed`, `after-target` | fatal | |
+//! | `empty-selection`, `topology-changed`, `after-target`, `full-proof-impossible` | fatal | |
 //! | `log-gap` | fatal | `accept_gap`, then a warning |
 //! | `unknown-site`, `missing-snapshot`, `unreadable-log`, `region-mismatch`, `demand-above-capacity`, `key-held`, `claimed-by-run`, `shard-unwritable`, `unknown-shard` | error | |
 //! | `duplicate-site` | error with different targets, else warning | |

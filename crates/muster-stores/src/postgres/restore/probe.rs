@@ -12,8 +12,8 @@ use tokio_postgres::{Client, Error};
 use super::compare::compare;
 use super::fitness::not_carried;
 use super::live::{KindTable, definitions, kind_tables};
-use super::privileges;
 use super::shard::{Catalog, Shard};
+use super::{privileges, proof};
 
 /// Looks at stores in one read transaction.
 pub(super) async fn probe(shard: &Shard, stores: &[StoreProbe]) -> Result<Vec<LiveStore>, DriverError> {
@@ -52,6 +52,7 @@ pub(super) async fn probe(shard: &Shard, stores: &[StoreProbe]) -> Result<Vec<Li
                 .chain(lost.get(kind).into_iter().flatten().cloned())
                 .collect(),
             claimed_by: claims.get(&probe.store).cloned(),
+            full_proof_lacks: proof::lacking(shard, &catalog),
             unwritable: unwritable.clone().or_else(|| lacking.get(kind).cloned().flatten()),
         });
     }

@@ -96,16 +96,21 @@ async fn digest_kind(
 }
 
 fn require_full_rows(shard: &Shard, catalog: &Catalog) -> Result<(), DriverError> {
+    match lacking(shard, catalog) {
+        None => Ok(()),
+        Some(statements) => Err(shard.permanent(
+            "the full proof of neighbours needs whole old rows in the log, and some tables log only their keys",
+            format!("run there, or plan without --proof full: {statements}"),
+        )),
+    }
+}
+
+/// The statements that let the log carry whole old rows; none where it does.
+pub(super) fn lacking(shard: &Shard, catalog: &Catalog) -> Option<String> {
     let declared = shard.tables().keys().filter_map(|name| catalog.tables.get(name));
     let short: Vec<String> =
         declared.filter(|table| !table.logs_full_rows()).flat_map(full_identity_sql).collect();
-    if short.is_empty() {
-        return Ok(());
-    }
-    Err(shard.permanent(
-        "the full proof of neighbours needs whole old rows in the log, and some tables log only their keys",
-        format!("run there, or plan without --prove-neighbours: {}", short.join("; ")),
-    ))
+    (!short.is_empty()).then(|| short.join("; "))
 }
 
 fn full_identity_sql(table: &LiveTable) -> Vec<String> {

@@ -66,6 +66,7 @@ impl Look<'_> {
             differences,
             claimed_by: None,
             unwritable: None,
+            full_proof_lacks: None,
         })
     }
 
