@@ -2,6 +2,10 @@
 //!
 //! A driver never decides: what to read, where to publish and in which order stands in the plan. All calls are
 //! idempotent under one (run, epoch): a step whose outcome was not recorded is simply run again.
+//!
+//! Small stores are worked on in groups. By default that is one store after the other; a driver that can do better keeps to
+//! this: each answer is its store's own, and where a group cannot be told apart (its one transaction was undone, by whose
+//! fault is not known) all of it have the same error. The engine splits such a group until the culprit stands alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -95,6 +99,32 @@ pub struct RowBatch {
     pub rows: Vec<Row>,
 }
 
+/// What a group's stage step delivers.
+#[derive(Debug)]
+pub enum GroupRows {
+    /// Rows of one of its stores. They come table by table, and in a table store by store.
+    Batch {
+        /// Index into the group.
+        store: usize,
+        /// The rows.
+        batch: RowBatch,
+    },
+    /// A store whose rows cannot be read to their end: what came of it is void, and its answer means nothing.
+    Withdrawn {
+        /// Index into the group.
+        store: usize,
+    },
+}
+
+/// A store of a group that is to be published, with what [`StoreDriver::digest_staged`] gave of it.
+#[derive(Clone, Debug)]
+pub struct PublishWork {
+    /// The store.
+    pub work: StoreWork,
+    /// Its staged rows by table.
+    pub expected: BTreeMap<String, TableDigest>,
+}
+
 /// A claim that was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimRefusal {
@@ -173,6 +203,69 @@ pub trait StoreDriver: Send + Sync {
         work: &StoreWork,
         expected: &BTreeMap<String, TableDigest>,
     ) -> Result<Published, DriverError>;
+
+    /// As [`Self::stage`] for stores of one kind. Ends when `rows` closes. The answers are in the order of `group`.
+    ///
+    /// By default all rows are gathered first; a group's are few.
+    async fn stage_group(
+        &self,
+        group: &[StoreWork],
+        mut rows: mpsc::Receiver<GroupRows>,
+    ) -> Vec<Result<(), DriverError>> {
+        let mut gathered: Vec<Option<Vec<RowBatch>>> = group.iter().map(|_| Some(Vec::new())).collect();
+        while let Some(delivered) = rows.recv().await {
+            match delivered {
+                GroupRows::Batch { store, batch } => {
+                    if let Some(Some(kept)) = gathered.get_mut(store) {
+                        kept.push(batch);
+                    }
+                }
+                GroupRows::Withdrawn { store } => {
+                    gathered.get_mut(store).and_then(Option::take);
+                }
+            }
+        }
+        let mut answers = Vec::with_capacity(group.len());
+        for (work, batches) in group.iter().zip(gathered) {
+            let Some(batches) = batches else {
+                answers.push(Ok(()));
+                continue;
+            };
+            let (sender, receiver) = mpsc::channel(1);
+            let send = async {
+                for batch in batches {
+                    // A driver that stops listening says why.
+                    if sender.send(batch).await.is_err() {
+                        break;
+                    }
+                }
+                drop(sender);
+            };
+            answers.push(tokio::join!(self.stage(work, receiver), send).0);
+        }
+        answers
+    }
+
+    /// As [`Self::digest_staged`] for stores of one kind, in the order of `group`.
+    async fn digest_staged_group(
+        &self,
+        group: &[StoreWork],
+    ) -> Vec<Result<BTreeMap<String, TableDigest>, DriverError>> {
+        let mut answers = Vec::with_capacity(group.len());
+        for work in group {
+            answers.push(self.digest_staged(work).await);
+        }
+        answers
+    }
+
+    /// As [`Self::publish`] for stores of one kind, in the order of `group`: in one transaction, or in one each.
+    async fn publish_group(&self, group: &[PublishWork]) -> Vec<Result<Published, DriverError>> {
+        let mut answers = Vec::with_capacity(group.len());
+        for member in group {
+            answers.push(self.publish(&member.work, &member.expected).await);
+        }
+        answers
+    }
 
     /// Changes with positions in `(after, upto]` that are still in the shard's own log, by position, and the lowest
     /// position from which on that log is complete: what lies below was made durable in the repository.

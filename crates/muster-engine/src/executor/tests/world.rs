@@ -310,7 +310,15 @@ impl PlanBuilder {
 
     fn push(&mut self, key: StepKey, after: Vec<u32>, pool: Option<&str>) -> u32 {
         let demand = pool.map(|pool| (pool, 1)).into_iter().collect();
-        self.steps.push(PlanStep { key, after, after_ended: vec![], demand, estimate_micros: 10, wave: 0 });
+        self.steps.push(PlanStep {
+            key,
+            after,
+            after_ended: vec![],
+            demand,
+            estimate_micros: 10,
+            wave: 0,
+            group: None,
+        });
         u32::try_from(self.steps.len()).unwrap() - 1
     }
 
