@@ -7,6 +7,8 @@
 //! this: each answer is its store's own, and where a group cannot be told apart (its one transaction was undone, by whose
 //! fault is not known) all of it have the same error. The engine splits such a group until the culprit stands alone.
 
+pub mod one_by_one;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -210,40 +212,9 @@ pub trait StoreDriver: Send + Sync {
     async fn stage_group(
         &self,
         group: &[StoreWork],
-        mut rows: mpsc::Receiver<GroupRows>,
+        rows: mpsc::Receiver<GroupRows>,
     ) -> Vec<Result<(), DriverError>> {
-        let mut gathered: Vec<Option<Vec<RowBatch>>> = group.iter().map(|_| Some(Vec::new())).collect();
-        while let Some(delivered) = rows.recv().await {
-            match delivered {
-                GroupRows::Batch { store, batch } => {
-                    if let Some(Some(kept)) = gathered.get_mut(store) {
-                        kept.push(batch);
-                    }
-                }
-                GroupRows::Withdrawn { store } => {
-                    gathered.get_mut(store).and_then(Option::take);
-                }
-            }
-        }
-        let mut answers = Vec::with_capacity(group.len());
-        for (work, batches) in group.iter().zip(gathered) {
-            let Some(batches) = batches else {
-                answers.push(Ok(()));
-                continue;
-            };
-            let (sender, receiver) = mpsc::channel(1);
-            let send = async {
-                for batch in batches {
-                    // A driver that stops listening says why.
-                    if sender.send(batch).await.is_err() {
-                        break;
-                    }
-                }
-                drop(sender);
-            };
-            answers.push(tokio::join!(self.stage(work, receiver), send).0);
-        }
-        answers
+        one_by_one::stage(self, group, rows).await
     }
 
     /// As [`Self::digest_staged`] for stores of one kind, in the order of `group`.
@@ -251,20 +222,12 @@ pub trait StoreDriver: Send + Sync {
         &self,
         group: &[StoreWork],
     ) -> Vec<Result<BTreeMap<String, TableDigest>, DriverError>> {
-        let mut answers = Vec::with_capacity(group.len());
-        for work in group {
-            answers.push(self.digest_staged(work).await);
-        }
-        answers
+        one_by_one::digest_staged(self, group).await
     }
 
     /// As [`Self::publish`] for stores of one kind, in the order of `group`: in one transaction, or in one each.
     async fn publish_group(&self, group: &[PublishWork]) -> Vec<Result<Published, DriverError>> {
-        let mut answers = Vec::with_capacity(group.len());
-        for member in group {
-            answers.push(self.publish(&member.work, &member.expected).await);
-        }
-        answers
+        one_by_one::publish(self, group).await
     }
 
     /// Changes with positions in `(after, upto]` that are still in the shard's own log, by position, and the lowest

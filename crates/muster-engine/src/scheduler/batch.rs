@@ -53,7 +53,7 @@ impl Batch {
     /// How those that failed go on. Among so many is the cause; half of them are tried together. Where somebody else has
     /// to come round, who would be waited for once a half, each goes on alone.
     pub(super) fn again(&self) -> impl Iterator<Item = Again> {
-        let half = u32::try_from(self.failed.len() / 2).unwrap_or(u32::MAX).max(1);
+        let half = u32::try_from(self.failed.len().div_ceil(2)).unwrap_or(u32::MAX);
         self.failed.iter().map(move |&(step, class)| {
             let company_max = match class {
                 ErrorClass::Permanent | ErrorClass::Fenced | ErrorClass::Throttled => half,
