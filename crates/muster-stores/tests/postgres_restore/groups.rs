@@ -401,6 +401,28 @@ async fn staging_that_a_crash_has_emptied_is_told_of_every_store() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_blocks_writers_for_too_long_is_undone_and_smaller_ones_are_not() {
+    let fallen = Fallen::new().await;
+    let world = &fallen.world;
+    // Each project takes its time: half a second a store, four seconds all together.
+    world.sql("ALTER TABLE project ADD CHECK (pg_sleep(0.12)::text IS NOT NULL) NOT VALID").await;
+    let mut members = fallen.stage().await;
+    members.iter_mut().for_each(|member| member.work.writer_block_milliseconds_max = Some(2000));
+    let answers = world.driver.publish_group(&members).await;
+    for answer in &answers {
+        let error = answer.as_ref().unwrap_err();
+        assert_eq!(error.class, ErrorClass::Permanent);
+        assert!(error.message.contains("held its locks for longer than 2000 ms"), "{error}");
+    }
+    assert!(fallen.back().await.is_empty());
+    for pair in members.chunks(2) {
+        let answers = world.driver.publish_group(pair).await;
+        assert!(failed(&answers).is_empty(), "{answers:?}");
+    }
+    assert_eq!(everything(world).await, fallen.before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn stores_that_do_not_fit_together_go_one_after_the_other() {
     let fallen = Fallen::new().await;
     let world = &fallen.world;
