@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use muster_demo::Role;
-use muster_engine::{Cancel, Engine, Events, Options, RunSummary};
+use muster_engine::{Cancel, Engine, Event, Events, Options, RunSummary};
 use muster_repo::{Creation, ObjectEntry, Objects, RepoError, Repository, S3Config, S3Objects};
 use muster_services::Minio;
 use muster_tests::{Incident, Size, World, seed};
-use muster_types::RunId;
 use muster_types::plan::{Plan, StepKey};
 use muster_types::report::RunStatus;
 use muster_types::topology::Topology;
+use muster_types::{Epoch, RunId};
 use postgres::{Client, NoTls};
 
 /// One world at a time.
@@ -104,6 +104,50 @@ fn a_key_that_is_taken_costs_its_own_site_and_the_others_of_its_group_come_back(
     assert_eq!(verdict.victims_equal, VICTIMS, "{verdict}");
 }
 
+/// Whatever a publish of a group writes beside its stores stands in the log under a mark of the group, and is found there.
+#[test]
+fn a_stray_write_within_a_group_is_found_by_its_mark() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let (mut world, incident) = planned(Size { sites: 24, rows_per_site: 120 }, 9, seed(10));
+    let victims: Vec<&str> = incident.log.sites.iter().map(|site| site.site.as_str()).collect();
+    let region = |site: &str| world.fleet.sites.iter().find(|known| known.id == site).unwrap().region;
+    let victim = victims
+        .iter()
+        .find(|victim| victims.iter().filter(|other| region(other) == region(victim)).count() >= 2);
+    let victim = *victim.expect("nine victims in two regions");
+    let neighbour = world
+        .fleet
+        .sites
+        .iter()
+        .find(|site| site.region == region(victim) && !victims.contains(&site.id.as_str()));
+    let neighbour = &neighbour.unwrap().id;
+    plant(&world, victim, neighbour);
+    let ran = world.muster(&["apply", "plan.json", "--run", "first"]).code(3);
+    let owner = format!("site:{neighbour}");
+    ran.says(&["8 sites restored, 1 not", "stray write: the publish of", "`site_configuration`", &owner]);
+    world.stop_following();
+}
+
+/// A neighbour's row is written in the transaction that publishes `victim`, behind everything that the driver counts.
+fn plant(world: &World, victim: &str, neighbour: &str) {
+    let text = std::fs::read_to_string(world.path("muster.toml")).unwrap();
+    let topology = Topology::parse(&text, "muster.toml", &world.dir).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let drivers = muster_stores::drivers(&topology);
+    // So that the table of records is there.
+    for driver in drivers.values() {
+        runtime.block_on(driver.fence(&RunId::new("earlier").unwrap(), Epoch(1))).unwrap();
+    }
+    let sql = format!(
+        "CREATE FUNCTION public.plant() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+           INSERT INTO public.site_configuration VALUES ('{neighbour}', 'planted', '1', 1); RETURN NULL; END $$; \
+         CREATE TRIGGER planted AFTER INSERT ON muster.published FOR EACH ROW \
+           WHEN (new.site = '{victim}' AND new.kind = 'metadata') EXECUTE FUNCTION public.plant(); \
+         ALTER TABLE muster.published ENABLE ALWAYS TRIGGER planted"
+    );
+    shard_of(world, Role::Core, victim).batch_execute(&sql).unwrap();
+}
+
 /// A repository that counts reads by key.
 struct Counting {
     objects: S3Objects,
@@ -168,8 +212,18 @@ async fn counting(world: &World, topology: &Topology) -> Arc<Counting> {
     Arc::new(Counting { objects, reads: Mutex::default() })
 }
 
-/// Applies a plan with an engine of this process; what it says, how long it took, reads by key.
-fn applied(world: &World, plan: &Plan) -> (RunSummary, Duration, BTreeMap<String, u64>) {
+/// What an engine of this process did.
+struct Applied {
+    summary: RunSummary,
+    /// Until the last store was published, and until all was proven and handed back.
+    published: Duration,
+    ended: Duration,
+    /// By key.
+    reads: BTreeMap<String, u64>,
+}
+
+/// Applies a plan.
+fn applied(world: &World, plan: &Plan) -> Applied {
     let text = std::fs::read_to_string(world.path("muster.toml")).unwrap();
     let topology = Topology::parse(&text, "muster.toml", &world.dir).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
@@ -177,13 +231,24 @@ fn applied(world: &World, plan: &Plan) -> (RunSummary, Duration, BTreeMap<String
         let objects = counting(world, &topology).await;
         let repository = Repository::open(Arc::clone(&objects) as Arc<dyn Objects>).await.unwrap();
         let drivers = muster_stores::drivers(&topology);
-        let engine = Engine::new(repository, drivers, Options::new("test", topology.digest), Events::none());
+        let (events, mut told) = Events::channel();
+        let engine = Engine::new(repository, drivers, Options::new("test", topology.digest), events);
         let began = Instant::now();
+        let last_publish = tokio::spawn(async move {
+            let mut published = Duration::ZERO;
+            while let Some(event) = told.recv().await {
+                if matches!(event, Event::Succeeded { step: StepKey::Publish(_), .. }) {
+                    published = began.elapsed();
+                }
+            }
+            published
+        });
         let summary =
             engine.apply(plan.clone(), &RunId::new("first").unwrap(), &Cancel::new()).await.unwrap();
-        let took = began.elapsed();
+        let ended = began.elapsed();
+        drop(engine);
         let reads = objects.reads.lock().unwrap().clone();
-        (summary, took, reads)
+        Applied { summary, published: last_publish.await.unwrap(), ended, reads }
     })
 }
 
@@ -193,7 +258,7 @@ fn many_victims_of_a_shard_read_each_object_once() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let (mut world, incident) = planned(Size { sites: 60, rows_per_site: 80 }, 30, seed(8));
     let plan = plan_of(&world);
-    let (summary, _, reads) = applied(&world, &plan);
+    let Applied { summary, reads, .. } = applied(&world, &plan);
     assert_eq!((summary.sites_restored, summary.failures), (30, vec![]));
     for object in &plan.objects {
         // An extent is read by one request, and these objects are smaller than one.
@@ -226,20 +291,21 @@ fn measure() {
             plan.steps.iter_mut().for_each(|step| step.group = None);
             plan = plan.seal();
         }
-        let (summary, took, reads) = applied(&world, &plan);
+        let Applied { summary, published, ended, reads } = applied(&world, &plan);
         assert_eq!(summary.sites_failed, 0, "{:?}", summary.failures);
         let (stores, rows) = plan
             .shards
             .values()
             .fold((0, 0), |(stores, rows), shard| (stores + shard.stores, rows + shard.rows));
-        let seconds = took.as_secs_f64();
+        let seconds = published.as_secs_f64();
         println!(
-            "grouped {grouped}: {} sites, {stores} stores, {rows} rows of {} shards in {seconds:.2} s: {:.0} stores/s, \
-             {:.0} rows/s, {} reads",
+            "grouped {grouped}: {} sites, {stores} stores, {rows} rows of {} shards published in {seconds:.2} s: {:.0} \
+             stores/s, {:.0} rows/s; handed back after {:.2} s; {} reads",
             plan.sites.len(),
             plan.shards.len(),
             stores as f64 / seconds,
             rows as f64 / seconds,
+            ended.as_secs_f64(),
             reads.values().sum::<u64>(),
         );
         world.stop_following();
