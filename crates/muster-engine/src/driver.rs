@@ -2,6 +2,12 @@
 //!
 //! A driver never decides: what to read, where to publish and in which order stands in the plan. All calls are
 //! idempotent under one (run, epoch): a step whose outcome was not recorded is simply run again.
+//!
+//! Small stores are worked on in groups. By default that is one store after the other; a driver that can do better keeps to
+//! this: each answer is its store's own, and where a group cannot be told apart (its one transaction was undone, by whose
+//! fault is not known) all of it have the same error. The engine splits such a group until the culprit stands alone.
+
+pub mod one_by_one;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -97,6 +103,32 @@ pub struct RowBatch {
     pub rows: Vec<Row>,
 }
 
+/// What a group's stage step delivers.
+#[derive(Debug)]
+pub enum GroupRows {
+    /// Rows of one of its stores. They come table by table, and in a table store by store.
+    Batch {
+        /// Index into the group.
+        store: usize,
+        /// The rows.
+        batch: RowBatch,
+    },
+    /// A store whose rows cannot be read to their end: what came of it is void, and its answer means nothing.
+    Withdrawn {
+        /// Index into the group.
+        store: usize,
+    },
+}
+
+/// A store of a group that is to be published, with what [`StoreDriver::digest_staged`] gave of it.
+#[derive(Clone, Debug)]
+pub struct PublishWork {
+    /// The store.
+    pub work: StoreWork,
+    /// Its staged rows by table.
+    pub expected: BTreeMap<String, TableDigest>,
+}
+
 /// A claim that was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimRefusal {
@@ -175,6 +207,30 @@ pub trait StoreDriver: Send + Sync {
         work: &StoreWork,
         expected: &BTreeMap<String, TableDigest>,
     ) -> Result<Published, DriverError>;
+
+    /// As [`Self::stage`] for stores of one kind. Ends when `rows` closes. The answers are in the order of `group`.
+    ///
+    /// By default all rows are gathered first; a group's are few.
+    async fn stage_group(
+        &self,
+        group: &[StoreWork],
+        rows: mpsc::Receiver<GroupRows>,
+    ) -> Vec<Result<(), DriverError>> {
+        one_by_one::stage(self, group, rows).await
+    }
+
+    /// As [`Self::digest_staged`] for stores of one kind, in the order of `group`.
+    async fn digest_staged_group(
+        &self,
+        group: &[StoreWork],
+    ) -> Vec<Result<BTreeMap<String, TableDigest>, DriverError>> {
+        one_by_one::digest_staged(self, group).await
+    }
+
+    /// As [`Self::publish`] for stores of one kind, in the order of `group`: in one transaction, or in one each.
+    async fn publish_group(&self, group: &[PublishWork]) -> Vec<Result<Published, DriverError>> {
+        one_by_one::publish(self, group).await
+    }
 
     /// Changes with positions in `(after, upto]` that are still in the shard's own log, by position, and the lowest
     /// position from which on that log is complete: what lies below was made durable in the repository.

@@ -160,7 +160,15 @@ impl Builder<'_> {
     fn push(&mut self, key: StepKey, after: Vec<u32>, cost: Cost, wave: u32) -> u32 {
         let (demand, estimate_micros) = cost;
         let number = self.steps.len() as u32;
-        self.steps.push(PlanStep { key, after, after_ended: Vec::new(), demand, estimate_micros, wave });
+        self.steps.push(PlanStep {
+            key,
+            after,
+            after_ended: Vec::new(),
+            demand,
+            estimate_micros,
+            wave,
+            group: None,
+        });
         number
     }
 

@@ -4,7 +4,8 @@
 //! - [`planner`]: [`select_stores`] and [`fn@plan`], the two phases of planning.
 //! - [`mod@check`]: the separate checker; its codes and severities.
 //! - [`stores`], [`recovery`], [`inputs`]: which stores a site had at a target, the recovery points, what to read.
-//! - [`graph`], [`estimate`], [`mod@forecast`]: steps, what they take, how long they last.
+//! - [`graph`], [`groups`], [`estimate`], [`mod@forecast`]: steps, which may run together, what they take, how long they
+//!   last.
 //! - [`mod@detect`], [`mod@history`]: what was lost and when; what happened to a site.
 //! - [`mod@diff`]: what differs between two plans.
 //! - [`synthetic`]: a made-up fleet for benchmarks and tests.
@@ -20,6 +21,7 @@ pub mod diff;
 pub mod estimate;
 pub mod forecast;
 pub mod graph;
+pub mod groups;
 pub mod history;
 pub mod index;
 pub mod inputs;

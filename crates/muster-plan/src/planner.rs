@@ -32,6 +32,7 @@ use muster_types::{Digest, Kind, ShardName, SiteId, StoreId, Timestamp};
 use crate::check::{self, Survey};
 use crate::estimate::{self, Demands};
 use crate::graph::{self, KindGraph};
+use crate::groups;
 use crate::index::CatalogIndex;
 use crate::inputs::{Objects, SiteTables, StoreInputs, assemble};
 use crate::stores::{Finder, FoundStore, states_at, unreadable};
@@ -97,6 +98,7 @@ pub fn plan(input: PlanInput<'_>) -> Result<Plan, PlanError> {
     let held_back = held_back(&plan.notes);
     let demands = Demands::new(input.catalog);
     plan.steps = graph::steps(input.topology, &graph, &plan.sites, &held_back, input.request.proof, &demands);
+    groups::mark(&mut plan, input.topology);
     plan.notes.extend(check::forecast_notes(&plan));
     check::sort(&mut plan.notes);
     Ok(plan.seal())

@@ -412,6 +412,10 @@ pub struct PlanStep {
     pub estimate_micros: u64,
     /// Wave, from 0.
     pub wave: u32,
+    /// Steps with one number here may run together: they do the same to small stores of one kind in one shard. They have
+    /// one wave and one demand, which those that run together hold once. Absent where the step runs alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<u32>,
 }
 
 /// How serious a note is.

@@ -1,11 +1,12 @@
 //! What all steps of a run share.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use muster_repo::RepoError;
 use muster_types::journal::Outcome;
 use muster_types::plan::{Plan, Restoration, SitePlan, StorePlan};
+use muster_types::table::CapturedTable;
 use muster_types::{Epoch, RunId, ShardName, SiteId, StoreId};
 
 use super::rows::RowSource;
@@ -59,6 +60,8 @@ pub(super) struct Context {
     /// Indexes into the plan's sites and a site's stores.
     stores: HashMap<StoreId, (usize, usize)>,
     sites: HashMap<SiteId, usize>,
+    /// Definitions by their numbers in the plan: stores of one kind and shard share them.
+    tables: Mutex<HashMap<Vec<u32>, Arc<Vec<CapturedTable>>>>,
 }
 
 impl Context {
@@ -91,7 +94,22 @@ impl Context {
             refused,
             stores,
             sites,
+            tables: Mutex::default(),
         }
+    }
+
+    fn tables(&self, store: &StoreId, numbers: Vec<u32>) -> Result<Arc<Vec<CapturedTable>>, StepError> {
+        // The map is whole after a panic: its only change is one insertion.
+        let mut known = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tables) = known.get(&numbers) {
+            return Ok(Arc::clone(tables));
+        }
+        let tables = numbers.iter().map(|number| self.plan.tables.get(*number as usize).cloned());
+        let tables: Option<Vec<_>> = tables.collect();
+        let tables = tables.ok_or_else(|| {
+            StepError::permanent(format!("the plan lacks a table definition of {store}; plan again"))
+        })?;
+        Ok(Arc::clone(known.entry(numbers).or_insert(Arc::new(tables))))
     }
 
     pub(super) fn site(&self, site: &SiteId) -> Result<&SitePlan, StepError> {
@@ -119,18 +137,14 @@ impl Context {
     /// What a driver needs to know of a store.
     pub(super) fn work(&self, store: &StoreId) -> Result<StoreWork, StepError> {
         let planned = self.store(store)?;
-        let tables = planned.tables.iter().map(|input| self.plan.tables.get(input.table as usize).cloned());
-        let tables: Option<Vec<_>> = tables.collect();
-        let tables = tables.ok_or_else(|| {
-            StepError::permanent(format!("the plan lacks a table definition of {store}; plan again"))
-        })?;
+        let tables = self.tables(store, planned.tables.iter().map(|input| input.table).collect())?;
         let bound = self.plan.shards.get(&planned.shard).map(|shard| shard.writer_block_milliseconds_max);
         let accepted = self.plan.request.accept_block.contains(store);
         Ok(StoreWork {
             run: self.run.clone(),
             epoch: self.epoch,
             store: store.clone(),
-            tables: Arc::new(tables),
+            tables,
             overwrite: planned.overwrite,
             definitions: planned.live.definitions,
             writer_block_milliseconds_max: bound.filter(|_| !accepted),

@@ -10,17 +10,17 @@ use muster_types::report::Failure;
 use muster_types::{Epoch, Timestamp};
 use tokio::task::JoinSet;
 
-use super::context::{Context, StepResult};
+use super::context::{Context, StepError, StepResult};
 use super::job::Job;
 use super::rows::RowSource;
-use super::{Engine, RunSummary, start};
+use super::{Engine, RunSummary, group, start};
 use crate::cancel::Cancel;
 use crate::driver::ErrorClass;
 use crate::error::EngineError;
 use crate::events::{Event, Work};
 use crate::fault::Point;
 use crate::journal::{Journal, JournalError, RunHistory, RunState, StepPhase, TakeOver};
-use crate::scheduler::{Command, Input, Scheduler};
+use crate::scheduler::{Attempt, Command, Input, Scheduler};
 
 /// Progress events come at most this often: as fast as a person can read.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
@@ -97,10 +97,9 @@ fn announce(
     engine.events.send(Event::Taken { run: run.clone(), plan: plan.id.clone(), epoch, total, done });
 }
 
-struct StepEnd {
-    step: u32,
-    /// None: the start never became durable.
-    result: Option<StepResult>,
+struct BatchEnd {
+    /// By step; none where the start never became durable.
+    results: Vec<(u32, StepResult)>,
 }
 
 struct Driving {
@@ -108,7 +107,7 @@ struct Driving {
     scheduler: Scheduler,
     state: RunState,
     journal: Journal,
-    running: JoinSet<StepEnd>,
+    running: JoinSet<BatchEnd>,
     wake: Option<Timestamp>,
     /// The last records' durability: they become durable in order.
     last: Option<crate::journal::Durable>,
@@ -176,33 +175,39 @@ impl Driving {
         })
     }
 
-    fn ended(&mut self, ended: Result<StepEnd, tokio::task::JoinError>) -> Result<(), EngineError> {
+    fn ended(&mut self, ended: Result<BatchEnd, tokio::task::JoinError>) -> Result<(), EngineError> {
         let run = || self.context.run.clone();
-        let StepEnd { step, result } =
-            ended.map_err(|error| EngineError::LostStep { run: run(), what: error.to_string() })?;
-        match result {
-            // The journal's writer has failed, and its error ends the run.
-            None => Ok(()),
-            Some(Ok(outcome)) => self.step(Input::Finished { step, outcome }),
-            Some(Err(error)) if error.class == ErrorClass::Fenced => {
-                Err(EngineError::FencedInShard { run: run(), error: error.message })
-            }
-            Some(Err(error)) => self.step(Input::Failed { step, class: error.class, error: error.message }),
+        let ended = ended.map_err(|error| EngineError::LostStep { run: run(), what: error.to_string() })?;
+        let mut inputs = Vec::with_capacity(ended.results.len());
+        for (step, result) in ended.results {
+            inputs.push(match result {
+                Ok(outcome) => Input::Finished { step, outcome },
+                Err(error) if error.class == ErrorClass::Fenced => {
+                    return Err(EngineError::FencedInShard { run: run(), error: error.message });
+                }
+                Err(error) => Input::Failed { step, class: error.class, error: error.message },
+            });
         }
+        // Without a result the journal's writer has failed, and its error ends the run.
+        if inputs.is_empty() { Ok(()) } else { self.step_all(inputs) }
     }
 
-    /// One input for the scheduler, and all that follows from it.
     fn step(&mut self, input: Input) -> Result<(), EngineError> {
+        self.step_all(vec![input])
+    }
+
+    /// Inputs for the scheduler that came together, and all that follows from them.
+    fn step_all(&mut self, inputs: Vec<Input>) -> Result<(), EngineError> {
         let now = self.context.options.clock.now();
         let mut records = Vec::new();
-        for command in self.scheduler.step(now, input) {
+        for command in self.scheduler.step_all(now, inputs) {
             match command {
                 Command::Record(record) => {
                     apply(&mut self.state, &record, &self.context.run)?;
                     self.tell(&record);
                     records.push(record);
                 }
-                Command::Start { step, .. } => self.start(step, std::mem::take(&mut records)),
+                Command::Start(attempts) => self.start(&attempts, std::mem::take(&mut records)),
                 Command::WakeAt(at) => self.wake = Some(at),
                 Command::Done { sites_restored, sites_failed, cancelled } => {
                     self.end = Some((sites_restored, sites_failed, cancelled));
@@ -215,25 +220,25 @@ impl Driving {
         Ok(())
     }
 
-    /// Starts a step: one that others can see once its start, the last of `records`, is durable, and with it all that
-    /// was recorded before; one that only reads, or writes beside the live data, at once.
-    fn start(&mut self, step: u32, records: Vec<Record>) {
+    /// Starts a step, or several of a group together: what others can see once the starts, the last of `records`, are
+    /// durable, and with them all that was recorded before; what only reads, or writes beside the live data, at once.
+    fn start(&mut self, attempts: &[Attempt], records: Vec<Record>) {
         let durable = self.journal.append(records);
-        let key = &self.context.plan.steps[step as usize].key;
-        let job = Job::of(key, &self.context, &self.state);
-        let rests_on_journal = job.as_ref().is_ok_and(Job::is_visible);
+        let job = |attempt: &Attempt| {
+            let key = &self.context.plan.steps[attempt.step as usize].key;
+            (attempt.step, Job::of(key, &self.context, &self.state))
+        };
+        let jobs: Vec<(u32, Result<Job, StepError>)> = attempts.iter().map(job).collect();
+        let rests_on_journal = jobs.iter().any(|(_, job)| job.as_ref().is_ok_and(Job::is_visible));
         let context = Arc::clone(&self.context);
         self.running.spawn(async move {
             if rests_on_journal && !durable.wait().await {
-                return StepEnd { step, result: None };
+                return BatchEnd { results: Vec::new() };
             }
             context.options.faults.reach(Point::BeforeEffect).await;
-            let result = match job {
-                Ok(job) => job.run(&context).await,
-                Err(error) => Err(error),
-            };
+            let results = group::run(&context, jobs).await;
             context.options.faults.reach(Point::AfterEffect).await;
-            StepEnd { step, result: Some(result) }
+            BatchEnd { results }
         });
     }
 

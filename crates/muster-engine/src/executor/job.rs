@@ -138,7 +138,12 @@ fn published(state: &RunState, store: &StoreId) -> Option<Published> {
 }
 
 /// Proves that what lies beside the live data is what the repository holds.
-async fn verify(context: &Context, store: &StoreId, staged: &TableDigests, inherited: bool) -> StepResult {
+pub(super) async fn verify(
+    context: &Context,
+    store: &StoreId,
+    staged: &TableDigests,
+    inherited: bool,
+) -> StepResult {
     let driver = context.driver(&context.store(store)?.shard)?;
     let work = context.work(store)?;
     let mut found = driver.digest_staged(&work).await;
@@ -150,7 +155,12 @@ async fn verify(context: &Context, store: &StoreId, staged: &TableDigests, inher
     }
     let found = found?;
     compare(context, store, staged, &found)?;
-    Ok(Outcome::Verified { rows: found.values().map(|table| table.rows).sum(), digest: over_tables(&found) })
+    Ok(verified(&found))
+}
+
+/// The outcome for rows that were found as they should be.
+pub(super) fn verified(found: &TableDigests) -> Outcome {
+    Outcome::Verified { rows: found.values().map(|table| table.rows).sum(), digest: over_tables(found) }
 }
 
 /// Publishes what was proven. Where it was lost meanwhile, it is staged and proven once more: the journal need not know,

@@ -18,6 +18,7 @@ mod check;
 mod command;
 mod context;
 mod drive;
+mod group;
 mod job;
 mod neighbours;
 mod preflight;

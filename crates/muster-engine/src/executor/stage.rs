@@ -11,14 +11,14 @@ use crate::driver::{ErrorClass, RowBatch, StoreWork};
 use crate::events::Work;
 
 /// Batches between reader and loader: enough that neither waits for the other, a few MiB at the reader's batch size.
-const BATCHES_IN_FLIGHT: usize = 4;
+pub(super) const BATCHES_IN_FLIGHT: usize = 4;
 
 /// What was read so far, and counted as progress.
 #[derive(Default)]
-struct Read {
-    tables: TableDigests,
-    rows: u64,
-    bytes: u64,
+pub(super) struct Read {
+    pub(super) tables: TableDigests,
+    pub(super) rows: u64,
+    pub(super) bytes: u64,
 }
 
 /// Stages a store. The digests in the outcome are computed from the repository, not from what was loaded.
@@ -63,7 +63,7 @@ async fn read(
     Ok(())
 }
 
-fn closed(work: &StoreWork) -> StepError {
+pub(super) fn closed(work: &StoreWork) -> StepError {
     let message =
         format!("the driver stopped loading {} without an error; run the command again", work.store);
     StepError { class: ErrorClass::Transient, message }

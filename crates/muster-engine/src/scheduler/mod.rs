@@ -9,11 +9,16 @@
 //! place, so that sites are finished rather than all kept at 90 %. The time that has passed is the same for all
 //! sites, so the order is known when the run begins.
 //!
+//! Ready steps of one group ([`PlanStep::group`]) start together with the first of them, as a *batch*: under its grant,
+//! which they hold once. They end individually, and what one of them did is its own.
+//!
 //! # Invariants
 //! - Demand on a pool never exceeds its capacity; after throttling, not the lowered limit either, except that one step
-//!   may always run alone.
+//!   or batch may always run alone.
 //! - A step starts after all of `after` succeeded and all of `after_ended` ended.
 //! - A failure ends its step and blocks exactly the steps that depend on it through `after`.
+//! - A step fails for good only alone: what fails in a batch may be another's fault, and is tried again in smaller ones.
+//!   Where trying again may take a wait for somebody else (a lock, a server), at once alone, so that waits do not add up.
 //! - One step costs O(log n) amortised, whatever the number of steps; nothing scans them all.
 //!
 //! # Errors
@@ -23,6 +28,7 @@
 //! Clocks, randomness (retry delays are hashed from a seed), I/O.
 
 mod backoff;
+mod batch;
 mod graph;
 mod pools;
 mod ready;
@@ -36,6 +42,7 @@ use muster_types::plan::{Plan, PlanStep, StepKey};
 use muster_types::{SiteId, Timestamp};
 
 pub use backoff::RetryPolicy;
+use batch::Batches;
 use graph::Graph;
 use pools::Pools;
 use ready::Ready;
@@ -93,16 +100,20 @@ pub enum StandingPhase {
     Blocked,
 }
 
+/// An attempt of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// Index of the step in the plan.
+    pub step: u32,
+    /// Number of the attempt, from 1.
+    pub attempt: u32,
+}
+
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Command {
-    /// Start an attempt of a step, once the records before it are durable.
-    Start {
-        /// Index of the step in the plan.
-        step: u32,
-        /// Attempt, from 1.
-        attempt: u32,
-    },
+    /// Start attempts, once the records before are durable: one, or several of one group together.
+    Start(Vec<Attempt>),
     /// Append to the journal.
     Record(Record),
     /// Send [`Input::Tick`] at this time; replaces an earlier wish.
@@ -159,6 +170,14 @@ pub enum ScheduleError {
         /// The step.
         step: StepKey,
     },
+    /// Steps of one group that cannot hold one grant.
+    #[error(
+        "step {step} has another demand, wave or verb than others of its group; the plan is damaged, plan again"
+    )]
+    MixedGroup {
+        /// One of them.
+        step: StepKey,
+    },
     /// Steps that wait for one another.
     #[error("step {step} waits for itself through other steps; the plan is damaged, plan again")]
     Cycle {
@@ -195,6 +214,10 @@ struct StepState {
     /// Attempts of this engine that were throttled or met nobody.
     waits: u32,
     ready_at: Timestamp,
+    /// The batch that it runs in.
+    batch: u32,
+    /// Most steps of a batch that it may be part of.
+    company_max: u32,
 }
 
 /// The state machine.
@@ -203,6 +226,7 @@ pub struct Scheduler {
     pools: Pools,
     ready: Ready,
     steps: Vec<StepState>,
+    batches: Batches,
     retries: BTreeSet<(Timestamp, u32)>,
     policy: RetryPolicy,
     running: u32,
@@ -226,7 +250,8 @@ impl Scheduler {
     ) -> Result<Self, ScheduleError> {
         let graph = Graph::new(steps, deadlines)?;
         let (pools, demands) = Pools::new(steps, pools)?;
-        let ready = Ready::new(graph.ranks(), demands, pools.len());
+        batch::check(steps)?;
+        let ready = Ready::new(graph.ranks(), demands, steps.iter().map(|step| step.group), pools.len());
         let states = (0..graph.len()).map(|step| StepState {
             phase: Phase::Waiting,
             unmet: graph.predecessors(step),
@@ -234,12 +259,15 @@ impl Scheduler {
             failures: 0,
             waits: 0,
             ready_at: Timestamp::EPOCH,
+            batch: 0,
+            company_max: u32::MAX,
         });
         Ok(Self {
             steps: states.collect(),
             graph,
             pools,
             ready,
+            batches: Batches::default(),
             retries: BTreeSet::new(),
             policy,
             running: 0,
@@ -269,15 +297,16 @@ impl Scheduler {
     ///
     /// Inputs that do not fit the state (a step that is not running) are ignored.
     pub fn step(&mut self, now: Timestamp, input: Input) -> Vec<Command> {
+        self.step_all(now, [input])
+    }
+
+    /// As [`Self::step`] for inputs that came together, as the ends of a batch do: what they make ready can start
+    /// together, too.
+    pub fn step_all(&mut self, now: Timestamp, inputs: impl IntoIterator<Item = Input>) -> Vec<Command> {
         let mut commands = Vec::new();
         let wake_before = self.next_wake();
-        match input {
-            Input::Begin => self.begin(now),
-            Input::Restore(standings) => self.restore(now, &standings, &mut commands),
-            Input::Finished { step, outcome } => self.finished(now, step, outcome, &mut commands),
-            Input::Failed { step, class, error } => self.failed(now, step, class, error, &mut commands),
-            Input::Tick => {}
-            Input::Cancel => self.cancelled = true,
+        for input in inputs {
+            self.take(now, input, &mut commands);
         }
         self.wake_retries(now);
         self.dispatch(now, &mut commands);
@@ -286,6 +315,17 @@ impl Scheduler {
             commands.extend(self.next_wake().map(Command::WakeAt));
         }
         commands
+    }
+
+    fn take(&mut self, now: Timestamp, input: Input, commands: &mut Vec<Command>) {
+        match input {
+            Input::Begin => self.begin(now),
+            Input::Restore(standings) => self.restore(now, &standings, commands),
+            Input::Finished { step, outcome } => self.finished(now, step, outcome, commands),
+            Input::Failed { step, class, error } => self.failed(now, step, class, error, commands),
+            Input::Tick => {}
+            Input::Cancel => self.cancelled = true,
+        }
     }
 
     /// Steps that are running.
@@ -381,27 +421,66 @@ impl Scheduler {
         }
     }
 
-    /// The attempt of `step`, if it is running; it gives its pools back.
-    fn end_attempt(&mut self, step: u32) -> Option<u32> {
+    /// The attempt of `step`, if it is running.
+    fn running_attempt(&self, step: u32) -> Option<u32> {
         let state = self.steps.get(step as usize)?;
-        if state.phase != Phase::Running {
-            return None;
-        }
-        let attempt = state.attempts;
+        (state.phase == Phase::Running).then_some(state.attempts)
+    }
+
+    /// A step of a batch has ended; the last one gives the pools back, and those that failed wait for their next attempt.
+    fn end_attempt(&mut self, now: Timestamp, step: u32, failed: Option<ErrorClass>) {
         self.running -= 1;
-        self.pools.release(self.ready.demand(step));
+        let Some(ended) = self.batches.ended(self.steps[step as usize].batch, step, failed) else { return };
+        let demand = self.ready.demand(step);
+        self.pools.release(demand);
+        if ended.succeeded {
+            self.pools.recover(demand);
+        }
         self.ready.released(step);
-        Some(attempt)
+        for again in ended.again() {
+            let state = &mut self.steps[again.step as usize];
+            state.company_max = again.company_max;
+            if again.at_once {
+                self.make_ready(now, again.step);
+                continue;
+            }
+            state.phase = Phase::Backoff;
+            // The same delay for all, so that those that may return together do.
+            let at = now.plus_micros(self.policy.delay_micros(ended.first(), 1, ErrorClass::Transient));
+            self.retries.insert((at, again.step));
+        }
     }
 
     fn finished(&mut self, now: Timestamp, step: u32, outcome: Outcome, commands: &mut Vec<Command>) {
-        let Some(attempt) = self.end_attempt(step) else { return };
-        self.pools.recover(self.ready.demand(step));
+        let Some(attempt) = self.running_attempt(step) else { return };
+        self.batches.succeeded(self.steps[step as usize].batch);
         self.steps[step as usize].phase = Phase::Succeeded;
         self.count_end(step);
         let key = self.graph.key(step).clone();
         commands.push(Command::Record(Record::Succeeded { step: key, attempt, at: now, outcome }));
         self.release_successors(Some(now), step, true);
+        self.end_attempt(now, step, None);
+    }
+
+    /// In company: what failed is tried again, and nothing is counted against it.
+    fn failed_in_company(
+        &mut self,
+        now: Timestamp,
+        (step, attempt): (u32, u32),
+        class: ErrorClass,
+        error: String,
+        commands: &mut Vec<Command>,
+    ) {
+        self.steps[step as usize].phase = Phase::Waiting;
+        let key = self.graph.key(step).clone();
+        commands.push(Command::Record(Record::Failed {
+            step: key,
+            attempt,
+            at: now,
+            error,
+            will_retry: true,
+        }));
+        self.end_attempt(now, step, Some(class));
     }
 
     fn failed(
@@ -412,10 +491,17 @@ impl Scheduler {
         error: String,
         commands: &mut Vec<Command>,
     ) {
-        let Some(attempt) = self.end_attempt(step) else { return };
-        if class == ErrorClass::Throttled {
+        let Some(attempt) = self.running_attempt(step) else { return };
+        let in_company = self.batches.size(self.steps[step as usize].batch) > 1;
+        // A batch asks for less once, however many of its steps were throttled.
+        if class == ErrorClass::Throttled && self.batches.is_first_throttled(self.steps[step as usize].batch)
+        {
             self.pools.throttle(self.ready.demand(step));
         }
+        if in_company {
+            return self.failed_in_company(now, (step, attempt), class, error, commands);
+        }
+        self.end_attempt(now, step, None);
         let retry_at = self.retry_at(now, step, class);
         let key = self.graph.key(step).clone();
         let will_retry = retry_at.is_some();
@@ -478,15 +564,38 @@ impl Scheduler {
         while !self.cancelled
             && let Some(step) = self.ready.next(&mut self.pools)
         {
-            let state = &mut self.steps[step as usize];
-            state.phase = Phase::Running;
-            state.attempts += 1;
-            self.running += 1;
-            let (attempt, ready_at) = (state.attempts, state.ready_at);
-            let key = self.graph.key(step).clone();
-            commands.push(Command::Record(Record::Started { step: key, attempt, ready_at, at: now }));
-            commands.push(Command::Start { step, attempt });
+            let members = self.company(step);
+            let batch = self.batches.begin(&members);
+            let attempts = members.into_iter().map(|step| self.start(now, step, batch, commands)).collect();
+            commands.push(Command::Start(attempts));
         }
+    }
+
+    /// The step, and the ready ones of its group that start with it, by their order.
+    fn company(&mut self, first: u32) -> Vec<u32> {
+        let most = self.steps[first as usize].company_max;
+        let mut members = vec![first];
+        if most > 1 {
+            // Those that failed together stay among themselves: others have no part in it.
+            let fits = |step: &u32| self.steps[*step as usize].company_max == most;
+            let room = most as usize - 1;
+            members.extend(self.ready.group_of(first).filter(fits).take(room));
+        }
+        self.operations += members.len() as u64;
+        members[1..].iter().for_each(|&step| self.ready.remove(step));
+        members
+    }
+
+    fn start(&mut self, now: Timestamp, step: u32, batch: u32, commands: &mut Vec<Command>) -> Attempt {
+        let state = &mut self.steps[step as usize];
+        state.phase = Phase::Running;
+        state.attempts += 1;
+        state.batch = batch;
+        self.running += 1;
+        let (attempt, ready_at) = (state.attempts, state.ready_at);
+        let key = self.graph.key(step).clone();
+        commands.push(Command::Record(Record::Started { step: key, attempt, ready_at, at: now }));
+        Attempt { step, attempt }
     }
 
     fn conclude(&mut self, now: Timestamp, commands: &mut Vec<Command>) {

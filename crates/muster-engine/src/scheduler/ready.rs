@@ -3,6 +3,8 @@
 //! Steps that need the same set of pools form a class; only the first of a class is ever tried. A class whose first
 //! step does not fit is parked at the pool that is short, and tried again when something of that pool was given
 //! back. Whoever is parked at a pool keeps later steps from its units, so that large demands are not starved by small.
+//!
+//! Steps of one group are known by it as well, so that they can be taken out together with the first of them.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -33,6 +35,10 @@ pub(super) struct Ready {
     /// By step.
     class_of: Vec<u32>,
     classes: Vec<Class>,
+    /// By step.
+    group_of: Vec<Option<u32>>,
+    /// Ranks of the ready steps of each group that has some.
+    groups: HashMap<u32, BTreeSet<u32>>,
     candidates: BTreeSet<(u32, u32)>,
     /// By pool: rank of the first step, class.
     parked: Vec<BTreeSet<(u32, u32)>>,
@@ -42,7 +48,12 @@ pub(super) struct Ready {
 }
 
 impl Ready {
-    pub(super) fn new(ranks: &[u32], demands: Demands, pools: usize) -> Self {
+    pub(super) fn new(
+        ranks: &[u32],
+        demands: Demands,
+        groups: impl Iterator<Item = Option<u32>>,
+        pools: usize,
+    ) -> Self {
         let mut steps = vec![0; ranks.len()];
         for (step, &rank) in (0u32..).zip(ranks) {
             steps[rank as usize] = step;
@@ -61,6 +72,8 @@ impl Ready {
             demands,
             class_of,
             classes: (0..numbers.len()).map(class).collect(),
+            group_of: groups.collect(),
+            groups: HashMap::new(),
             candidates: BTreeSet::new(),
             parked: vec![BTreeSet::new(); pools],
             freed: BTreeSet::new(),
@@ -82,6 +95,9 @@ impl Ready {
         let class = self.class_of[step as usize];
         let rank = self.ranks[step as usize];
         self.classes[class as usize].ready.insert(rank);
+        if let Some(group) = self.group_of[step as usize] {
+            self.groups.entry(group).or_default().insert(rank);
+        }
         match self.classes[class as usize].place {
             Place::Candidate(first) | Place::Parked(_, first) if first < rank => {}
             _ => self.nominate(class),
@@ -107,12 +123,42 @@ impl Ready {
                 None => {
                     pools.acquire(&self.demands[step as usize]);
                     self.classes[class as usize].ready.remove(&rank);
+                    self.leave_group(step, rank);
                     self.nominate(class);
                     return Some(step);
                 }
             }
         }
         None
+    }
+
+    /// The ready steps of the group of `step`, by their order.
+    pub(super) fn group_of(&self, step: u32) -> impl Iterator<Item = u32> {
+        let group = self.group_of[step as usize].and_then(|group| self.groups.get(&group));
+        group.into_iter().flatten().map(|&rank| self.steps[rank as usize])
+    }
+
+    /// Takes a ready step out, without units of its own.
+    pub(super) fn remove(&mut self, step: u32) {
+        self.operations += 1;
+        let class = self.class_of[step as usize];
+        let rank = self.ranks[step as usize];
+        self.classes[class as usize].ready.remove(&rank);
+        self.leave_group(step, rank);
+        match self.classes[class as usize].place {
+            Place::Candidate(first) | Place::Parked(_, first) if first == rank => self.nominate(class),
+            _ => {}
+        }
+    }
+
+    fn leave_group(&mut self, step: u32, rank: u32) {
+        let Some(group) = self.group_of[step as usize] else { return };
+        if let Some(ready) = self.groups.get_mut(&group) {
+            ready.remove(&rank);
+            if ready.is_empty() {
+                self.groups.remove(&group);
+            }
+        }
     }
 
     /// Makes a class a candidate under its first step, wherever it was.

@@ -1,5 +1,7 @@
 //! The scheduler against the rules it promises, on random plans and random outcomes.
 
+mod groups;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use muster_types::journal::{NeighbourDigest, Outcome, Published, Record};
@@ -20,6 +22,14 @@ fn store(number: usize, kind: &str) -> StoreId {
 
 fn at(micros: i64) -> Timestamp {
     Timestamp::from_micros(micros)
+}
+
+fn started(commands: &[Command]) -> impl Iterator<Item = u32> {
+    let attempts = commands.iter().map(|command| match command {
+        Command::Start(attempts) => attempts.as_slice(),
+        _ => &[],
+    });
+    attempts.flatten().map(|attempt| attempt.step)
 }
 
 fn outcome_of(key: &StepKey) -> Outcome {
@@ -52,7 +62,15 @@ fn fleet(
     let mut steps: Vec<PlanStep> = Vec::new();
     let mut push = |key, after: Vec<u32>, demand: &[(&str, u64)], estimate_micros| {
         let demand = demand.iter().copied().collect();
-        steps.push(PlanStep { key, after, after_ended: vec![], demand, estimate_micros, wave: 0 });
+        steps.push(PlanStep {
+            key,
+            after,
+            after_ended: vec![],
+            demand,
+            estimate_micros,
+            wave: 0,
+            group: None,
+        });
         u32::try_from(steps.len()).unwrap() - 1
     };
     let before = digests.then(|| push(StepKey::DigestBefore("d".parse().unwrap()), vec![], &[], 1));
@@ -113,6 +131,10 @@ struct Simulation<'a> {
     wake: Option<Timestamp>,
     /// Running steps by the time that they end.
     running: BTreeSet<(i64, u32)>,
+    /// The batch of each step's last attempt, and how many began in each.
+    batch_of: BTreeMap<u32, usize>,
+    sizes: BTreeMap<usize, usize>,
+    batches: usize,
     log: Vec<Command>,
     done: Option<(u64, u64, bool)>,
     most_used: BTreeMap<String, u64>,
@@ -133,6 +155,9 @@ impl<'a> Simulation<'a> {
             now: 0,
             wake: None,
             running: BTreeSet::new(),
+            batch_of: BTreeMap::new(),
+            sizes: BTreeMap::new(),
+            batches: 0,
             log: Vec::new(),
             done: None,
             most_used: BTreeMap::new(),
@@ -143,16 +168,7 @@ impl<'a> Simulation<'a> {
         for command in self.scheduler.step(at(self.now), input) {
             match &command {
                 Command::Record(record) => self.state.apply(record).unwrap(),
-                Command::Start { step, attempt } => {
-                    let known = self.state.step(&self.steps[*step as usize].key).unwrap();
-                    assert_eq!(
-                        (known.phase, known.attempts),
-                        (StepPhase::Running, *attempt),
-                        "started unrecorded"
-                    );
-                    let took = 1 + i64::try_from(self.steps[*step as usize].estimate_micros).unwrap();
-                    self.running.insert((self.now + took, *step));
-                }
+                Command::Start(attempts) => self.start(attempts),
                 Command::WakeAt(wake) => self.wake = Some(*wake),
                 Command::Done { sites_restored, sites_failed, cancelled } => {
                     assert!(self.running.is_empty() && self.done.is_none());
@@ -164,10 +180,29 @@ impl<'a> Simulation<'a> {
         self.check_pools();
     }
 
+    fn start(&mut self, attempts: &[Attempt]) {
+        let group = self.steps[attempts[0].step as usize].group;
+        assert!(attempts.len() == 1 || group.is_some(), "{attempts:?}");
+        for Attempt { step, attempt } in attempts {
+            let planned = &self.steps[*step as usize];
+            let known = self.state.step(&planned.key).unwrap();
+            assert_eq!((known.phase, known.attempts), (StepPhase::Running, *attempt), "started unrecorded");
+            assert_eq!(planned.group, group);
+            let took = 1 + i64::try_from(planned.estimate_micros).unwrap();
+            self.running.insert((self.now + took, *step));
+            self.batch_of.insert(*step, self.batches);
+        }
+        self.sizes.insert(self.batches, attempts.len());
+        self.batches += 1;
+    }
+
     fn check_pools(&mut self) {
         let mut used: BTreeMap<String, u64> = BTreeMap::new();
-        for (_, step) in &self.running {
-            for (pool, units) in self.steps[*step as usize].demand.iter() {
+        // Whoever began together holds one grant.
+        let grants: BTreeMap<usize, u32> =
+            self.running.iter().map(|(_, step)| (self.batch_of[step], *step)).collect();
+        for step in grants.into_values() {
+            for (pool, units) in self.steps[step as usize].demand.iter() {
                 *used.entry(pool.to_owned()).or_default() += units;
             }
         }
@@ -257,12 +292,15 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn every_step_ends_as_the_failures_say(seed: u64, sites in 1usize..9, stores in 1usize..5, digests: bool) {
+    fn every_step_ends_as_the_failures_say(
+        seed: u64, sites in 1usize..9, stores in 1usize..5, digests: bool, group_size in 1usize..6
+    ) {
         let policy = RetryPolicy { seed, ..RetryPolicy::default() };
         let estimate = |number: usize, nth: usize| (seed >> (nth % 8)) % 50 + number as u64;
-        let steps = fleet(sites, stores, estimate, digests);
+        let steps = groups::grouped(fleet(sites, stores, estimate, digests), group_size);
         let mut simulation = Simulation::new(&steps, policy);
         simulation.run(|key, attempt| fate_of(seed, key, attempt));
+        simulation.fails_for_good_only_alone();
         let failed: BTreeSet<u32> = (0u32..)
             .zip(&steps)
             .filter(|(_, step)| simulation.phase(&step.key) == StepPhase::Failed)
@@ -291,6 +329,7 @@ proptest! {
     #[test]
     fn a_cancelled_run_stops_and_goes_on_from_its_state(seed: u64, sites in 1usize..6, stops in 0usize..60) {
         let steps = fleet(sites, 3, |number, nth| (number * 7 + nth * 3) as u64 % 20, true);
+        let steps = groups::grouped(steps, 1 + stops % 4);
         let mut simulation = Simulation::new(&steps, RetryPolicy::default());
         let mut fate = |key: &StepKey, attempt| match fate_of(seed, key, attempt) {
             Fate::Permanent => Fate::Transient,
@@ -307,7 +346,7 @@ proptest! {
                 simulation.wake = None;
                 prop_assert!(simulation.advance(&mut fate));
             }
-            let starts = simulation.log[started..].iter().filter(|c| matches!(c, Command::Start { .. })).count();
+            let starts = simulation.log[started..].iter().filter(|c| matches!(c, Command::Start(_))).count();
             prop_assert_eq!(starts, 0);
         }
         if simulation.state.finished().is_some() {
@@ -383,10 +422,7 @@ fn the_site_nearest_to_its_target_goes_first_within_its_wave() {
     let mut queue = std::collections::VecDeque::new();
     let mut commands = scheduler.step(at(0), Input::Begin);
     loop {
-        queue.extend(commands.iter().filter_map(|command| match command {
-            Command::Start { step, .. } => Some(*step),
-            _ => None,
-        }));
+        queue.extend(started(&commands));
         let Some(step) = queue.pop_front() else { break };
         let key = &steps[step as usize].key;
         if matches!(key, StepKey::Stage(_)) {
@@ -438,33 +474,35 @@ fn plans_that_could_never_run_are_refused() {
     assert!(matches!(edge, Some(ScheduleError::UnknownStep { edge: 99, .. })), "{edge:?}");
     let repeated = refuse(&|steps| steps[1].key = steps[0].key.clone());
     assert!(matches!(repeated, Some(ScheduleError::Repeated { .. })), "{repeated:?}");
+    let mixed = refuse(&|steps| (steps[0].group, steps[1].group) = (Some(0), Some(0)));
+    assert!(matches!(mixed, Some(ScheduleError::MixedGroup { .. })), "{mixed:?}");
 }
 
 #[test]
 fn the_cost_of_a_step_does_not_grow_with_the_plan() {
-    let cost = |sites: usize| {
-        let steps = fleet(sites, 4, |number, nth| (number * 31 + nth * 7) as u64 % 100, true);
-        let mut scheduler =
-            Scheduler::new(&steps, &pools(), &BTreeMap::new(), RetryPolicy::default()).unwrap();
-        let mut queue = std::collections::VecDeque::new();
-        let mut commands = scheduler.step(at(0), Input::Begin);
-        let mut ended = 0;
-        loop {
-            queue.extend(commands.iter().filter_map(|command| match command {
-                Command::Start { step, .. } => Some(*step),
-                _ => None,
-            }));
-            let Some(step) = queue.pop_front() else { break };
-            ended += 1;
-            let outcome = outcome_of(&steps[step as usize].key);
-            commands = scheduler.step(at(ended), Input::Finished { step, outcome });
-        }
-        assert_eq!(usize::try_from(ended).unwrap(), steps.len());
-        scheduler.operations() as f64 / steps.len() as f64
-    };
-    let (small, large) = (cost(70), cost(7_000));
-    assert!(
-        large < small * 1.5 && large < 20.0,
-        "operations per step: {small} of 1,000 steps, {large} of 98,000"
-    );
+    for group_size in [1, 64] {
+        let cost = |sites: usize| {
+            let steps = fleet(sites, 4, |number, nth| (number * 31 + nth * 7) as u64 % 100, true);
+            let steps = groups::grouped(steps, group_size);
+            let mut scheduler =
+                Scheduler::new(&steps, &pools(), &BTreeMap::new(), RetryPolicy::default()).unwrap();
+            let mut queue = std::collections::VecDeque::new();
+            let mut commands = scheduler.step(at(0), Input::Begin);
+            let mut ended = 0;
+            loop {
+                queue.extend(started(&commands));
+                let Some(step) = queue.pop_front() else { break };
+                ended += 1;
+                let outcome = outcome_of(&steps[step as usize].key);
+                commands = scheduler.step(at(ended), Input::Finished { step, outcome });
+            }
+            assert_eq!(usize::try_from(ended).unwrap(), steps.len());
+            scheduler.operations() as f64 / steps.len() as f64
+        };
+        let (small, large) = (cost(70), cost(7_000));
+        assert!(
+            large < small * 1.5 && large < 20.0,
+            "operations per step: {small} of 1,000 steps, {large} of 98,000"
+        );
+    }
 }

@@ -4,6 +4,7 @@
 
 mod crashes;
 mod fitness;
+mod groups;
 mod neighbours;
 mod publishing;
 mod races;

@@ -27,9 +27,13 @@ async fn assert_whole(world: &World, context: &str) {
 #[tokio::test]
 async fn every_crash_point_of_a_small_run() {
     let mut crashes = 0;
-    for point in [Point::BeforeEntry, Point::AfterEntry, Point::BeforeEffect, Point::AfterEffect] {
+    let points = [Point::BeforeEntry, Point::AfterEntry, Point::BeforeEffect, Point::AfterEffect];
+    for (point, together) in points.into_iter().flat_map(|point| [(point, false), (point, true)]) {
         for nth in 1.. {
-            let world = World::new(2, nth % 2 == 0).await;
+            let mut world = World::new(2, nth % 2 == 0).await;
+            if together {
+                world.group(2);
+            }
             let mut options = world.options();
             options.faults = Faults::at(point, nth);
             let engine = world.engine(options.clone());
@@ -42,7 +46,7 @@ async fn every_crash_point_of_a_small_run() {
                 world.shards.values().for_each(|shard| shard.lock().staged.clear());
             }
             let resumed = world.engine(world.options()).resume(&run(), &Cancel::new()).await;
-            let context = format!("{point:?} {nth}");
+            let context = format!("{point:?} {nth} together: {together}");
             let summary = resumed.unwrap_or_else(|error| panic!("{context}: {error}"));
             assert_eq!((summary.sites_restored, summary.sites_failed), (2, 0), "{context}: {summary:?}");
             assert_whole(&world, &context).await;

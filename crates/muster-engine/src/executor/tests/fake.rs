@@ -16,8 +16,8 @@ use muster_types::{
 use tokio::sync::mpsc;
 
 use crate::driver::{
-    ClaimRefusal, DriverError, ErrorClass, LoggedChange, PublishRecord, RowBatch, StoreDriver, StoreProbe,
-    StoreWork,
+    ClaimRefusal, DriverError, ErrorClass, LoggedChange, PublishRecord, PublishWork, RowBatch, StoreDriver,
+    StoreProbe, StoreWork, one_by_one,
 };
 
 /// Table, site, text of the row: what a shard holds.
@@ -32,7 +32,7 @@ pub(super) enum Stray {
     Silent,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct State {
     pub(super) rows: Vec<(String, SiteId, Row)>,
     log: Vec<LoggedChange>,
@@ -59,6 +59,10 @@ pub(super) struct State {
     pub(super) reread: Option<String>,
     /// What a publish made live of this site is gone right after it, past the log.
     pub(super) forget: Option<SiteId>,
+    /// A group is published whole or not at all, and who was at fault is not told.
+    pub(super) atomic: bool,
+    /// Sizes of the groups that were published together.
+    pub(super) groups: Vec<usize>,
 }
 
 pub(super) struct FakeShard {
@@ -342,7 +346,7 @@ impl StoreDriver for FakeShard {
         state.fail("digest", &work.store)?;
         match state.staged.get(&work.store) {
             Some(rows) => Ok(digests(work, rows)),
-            None => Err(refused(ErrorClass::Permanent, "nothing is staged")),
+            None => Err(refused(ErrorClass::StagingLost, "nothing is staged")),
         }
     }
 
@@ -353,6 +357,28 @@ impl StoreDriver for FakeShard {
     ) -> Result<Published, DriverError> {
         tokio::task::yield_now().await;
         self.publish_now(work, expected)
+    }
+
+    async fn publish_group(&self, group: &[PublishWork]) -> Vec<Result<Published, DriverError>> {
+        tokio::task::yield_now().await;
+        if !self.lock().atomic {
+            return one_by_one::publish(self, group).await;
+        }
+        let before = self.lock().clone();
+        let mut answers = Vec::new();
+        for member in group {
+            match self.publish_now(&member.work, &member.expected) {
+                Ok(published) => answers.push(Ok(published)),
+                Err(error) => {
+                    let mut state = self.lock();
+                    let failures = std::mem::take(&mut state.failures);
+                    *state = State { failures, ..before };
+                    return group.iter().map(|_| Err(error.clone())).collect();
+                }
+            }
+        }
+        self.lock().groups.push(group.len());
+        answers
     }
 
     async fn logged_changes(

@@ -2,6 +2,7 @@
 
 mod crash;
 mod fake;
+mod groups;
 mod world;
 
 use muster_types::RunId;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -31,8 +31,14 @@ pub(in crate::executor) fn row(id: &str, site: &str) -> Row {
     RowBuilder::new().push(Class::Text, id.as_bytes()).push(Class::Text, site.as_bytes()).take()
 }
 
-/// Memory that lets others run at each request, as a network does.
-pub(super) struct Yielding(pub(super) MemoryObjects);
+/// Memory that lets others run at each request, as a network does, and counts what is read.
+pub(super) struct Yielding(pub(super) MemoryObjects, pub(super) Mutex<BTreeMap<String, u64>>);
+
+impl Yielding {
+    fn count(&self, key: &str) {
+        *self.1.lock().unwrap().entry(key.to_owned()).or_default() += 1;
+    }
+}
 
 #[async_trait]
 impl Objects for Yielding {
@@ -48,10 +54,12 @@ impl Objects for Yielding {
     }
     async fn get(&self, key: &str) -> Result<Option<Bytes>, RepoError> {
         tokio::task::yield_now().await;
+        self.count(key);
         self.0.get(key).await
     }
     async fn get_range(&self, key: &str, offset: u64, bytes: u64) -> Result<Bytes, RepoError> {
         tokio::task::yield_now().await;
+        self.count(key);
         self.0.get_range(key, offset, bytes).await
     }
     async fn size(&self, key: &str) -> Result<Option<u64>, RepoError> {
@@ -116,7 +124,7 @@ pub(super) fn store(number: usize, kind: &str) -> StoreId {
 impl World {
     /// A fleet with so many victims, proven fully; with `capture`, changes are only found in the repository.
     pub(super) async fn new(victims: usize, capture: bool) -> Self {
-        let memory = Arc::new(Yielding(MemoryObjects::new()));
+        let memory = Arc::new(Yielding(MemoryObjects::new(), Mutex::default()));
         let objects: Arc<dyn Objects> = Arc::clone(&memory) as Arc<dyn Objects>;
         let repository = Repository::create(Arc::clone(&objects), time(0)).await.unwrap();
         let mut shards = BTreeMap::new();
@@ -180,6 +188,27 @@ impl World {
         plan.steps.push(PlanStep { key, after: vec![u32::try_from(published).unwrap()], ..model });
         plan.steps[check].after.push(number);
         self.plan = plan.seal();
+    }
+
+    /// Lets the steps of one verb and kind run in groups of so many sites, and groups be published whole or not at all.
+    pub(super) fn group(&mut self, size: usize) {
+        let mut numbers: BTreeMap<(String, usize), u32> = BTreeMap::new();
+        for step in &mut self.plan.steps {
+            let Some(store) = step
+                .key
+                .store()
+                .filter(|store| STORES.iter().any(|(_, kind, _)| *kind == store.kind.to_string()))
+            else {
+                continue;
+            };
+            let verb = step.key.to_string().split('/').next().unwrap().to_owned();
+            let site: usize = store.site.as_str()[1..].parse().unwrap();
+            let next = u32::try_from(numbers.len()).unwrap();
+            step.group =
+                Some(*numbers.entry((format!("{verb} {}", store.kind), site / size)).or_insert(next));
+        }
+        self.plan = self.plan.clone().seal();
+        self.shards.values().for_each(|shard| shard.lock().atomic = true);
     }
 
     pub(super) fn options(&self) -> Options {
@@ -310,7 +339,15 @@ impl PlanBuilder {
 
     fn push(&mut self, key: StepKey, after: Vec<u32>, pool: Option<&str>) -> u32 {
         let demand = pool.map(|pool| (pool, 1)).into_iter().collect();
-        self.steps.push(PlanStep { key, after, after_ended: vec![], demand, estimate_micros: 10, wave: 0 });
+        self.steps.push(PlanStep {
+            key,
+            after,
+            after_ended: vec![],
+            demand,
+            estimate_micros: 10,
+            wave: 0,
+            group: None,
+        });
         u32::try_from(self.steps.len()).unwrap() - 1
     }
 

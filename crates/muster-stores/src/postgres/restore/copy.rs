@@ -1,5 +1,6 @@
 //! Rows as PostgreSQL's COPY text, both ways. Memory: one chunk, and the longest row.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 
 use bytes::Bytes;
@@ -103,16 +104,31 @@ impl<'s> Rows<'s> {
 
     /// The next row.
     pub(super) async fn next(&mut self) -> Result<Option<Row>, DriverError> {
+        let line = self.line().await?;
+        Ok(line.map(|line| decode(&line, &mut self.builder, &mut self.scratch)))
+    }
+
+    /// The next row without its first field, and that field as text; NULL is empty.
+    pub(super) async fn next_keyed(&mut self) -> Result<Option<(String, Row)>, DriverError> {
+        let Some(line) = self.line().await? else { return Ok(None) };
+        let end = line.iter().position(|&byte| byte == b'\t').unwrap_or(line.len());
+        let key = decode(&line[..end], &mut self.builder, &mut self.scratch);
+        let key = key.get(0).map_or(&[][..], |field| field.bytes);
+        let key = String::from_utf8_lossy(key).into_owned();
+        let rest = line.get(end + 1..).unwrap_or_default();
+        Ok(Some((key, decode(rest, &mut self.builder, &mut self.scratch))))
+    }
+
+    /// The next line, without its end.
+    async fn line(&mut self) -> Result<Option<Bytes>, DriverError> {
         loop {
             if let Some(end) = self.chunk.iter().position(|&byte| byte == b'\n') {
                 let line = self.chunk.split_to(end + 1);
                 if self.open.is_empty() {
-                    return Ok(Some(decode(&line[..end], &mut self.builder, &mut self.scratch)));
+                    return Ok(Some(line.slice(..end)));
                 }
                 self.open.extend_from_slice(&line[..end]);
-                let row = decode(&self.open, &mut self.builder, &mut self.scratch);
-                self.open.clear();
-                return Ok(Some(row));
+                return Ok(Some(std::mem::take(&mut self.open).into()));
             }
             self.open.extend_from_slice(&self.chunk);
             match self.stream.next().await {
@@ -143,6 +159,27 @@ pub(super) async fn digest(
         rows += 1;
     }
     Ok(TableDigest { rows, digest: digest.finish() })
+}
+
+/// Rows and digest of a query by its first field, as rows of `table` without it.
+pub(super) async fn digest_by(
+    shard: &Shard,
+    client: &Client,
+    doing: &str,
+    table: &str,
+    select: &str,
+) -> Result<BTreeMap<String, TableDigest>, DriverError> {
+    let mut found = Rows::of(shard, client, doing, select).await?;
+    let mut digests: BTreeMap<String, (RowsDigest, u64)> = BTreeMap::new();
+    while let Some((key, row)) = found.next_keyed().await? {
+        let (digest, rows) = digests.entry(key).or_insert_with(|| (RowsDigest::new(), 0));
+        digest.add(table, &row);
+        *rows += 1;
+    }
+    let finish = |(key, (digest, rows)): (String, (RowsDigest, u64))| {
+        (key, TableDigest { rows, digest: digest.finish() })
+    };
+    Ok(digests.into_iter().map(finish).collect())
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use muster_engine::driver::{
-    ClaimRefusal, DriverError, LoggedChange, PublishRecord, RowBatch, StoreDriver, StoreProbe, StoreWork,
+    ClaimRefusal, DriverError, GroupRows, LoggedChange, PublishRecord, PublishWork, RowBatch, StoreDriver,
+    StoreProbe, StoreWork, one_by_one,
 };
 use muster_types::journal::{NeighbourDigest, Published, TableDigest};
 use muster_types::plan::LiveStore;
@@ -15,8 +16,7 @@ use tokio::sync::mpsc;
 
 use super::fitness::{self, Fitness};
 use super::shard::Shard;
-use super::{fence, look, probe, proof, publish, stage};
-use crate::postgres::system;
+use super::{fence, group, look, probe, proof, publish, stage};
 
 /// The restore side of one database.
 #[derive(Clone)]
@@ -79,6 +79,34 @@ impl StoreDriver for PostgresDriver {
         publish::publish(&self.shard, work, expected).await
     }
 
+    async fn stage_group(
+        &self,
+        works: &[StoreWork],
+        mut rows: mpsc::Receiver<GroupRows>,
+    ) -> Vec<Result<(), DriverError>> {
+        match group::stage(&self.shard, works, &mut rows).await {
+            Some(answers) => answers,
+            None => one_by_one::stage(self, works, rows).await,
+        }
+    }
+
+    async fn digest_staged_group(
+        &self,
+        works: &[StoreWork],
+    ) -> Vec<Result<BTreeMap<String, TableDigest>, DriverError>> {
+        match group::digest_staged(&self.shard, works).await {
+            Some(answers) => answers,
+            None => one_by_one::digest_staged(self, works).await,
+        }
+    }
+
+    async fn publish_group(&self, members: &[PublishWork]) -> Vec<Result<Published, DriverError>> {
+        match group::publish(&self.shard, members).await {
+            Some(answers) => answers,
+            None => one_by_one::publish(self, members).await,
+        }
+    }
+
     /// The log is read from the repository alone: a slot gives it to one reader only, which is capture.
     async fn logged_changes(
         &self,
@@ -94,7 +122,7 @@ impl StoreDriver for PostgresDriver {
 
     async fn release(&self, run: &RunId, stores: &[StoreId]) -> Result<(), DriverError> {
         let session = self.shard.session().await?;
-        let ready = system::ensure_run_tables(&*session).await;
+        let ready = self.shard.ensure_run_tables(&session).await;
         ready.map_err(|error| self.shard.error("create schema `muster`", &error))?;
         fence::release(&self.shard, &session, run, stores).await?;
         stage::remove(&self.shard, &session, run, stores).await?;

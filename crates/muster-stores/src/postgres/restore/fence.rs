@@ -1,5 +1,7 @@
 //! Epochs, claims and publish records: what keeps two engines on one run and two runs on one store apart.
 
+use std::collections::BTreeMap;
+
 use muster_engine::driver::{ClaimRefusal, DriverError, ErrorClass, PublishRecord, StoreWork};
 use muster_types::journal::Published;
 use muster_types::{Epoch, Position, RunId, StoreId, Timestamp};
@@ -91,7 +93,7 @@ pub(super) async fn claim(
 ) -> Result<Vec<ClaimRefusal>, DriverError> {
     let session = shard.session().await?;
     let failed = |error: Error| shard.error(&format!("claim stores for run {run}"), &error);
-    system::ensure_run_tables(&*session).await.map_err(failed)?;
+    shard.ensure_run_tables(&session).await.map_err(failed)?;
     let (sites, kinds) = columns(stores);
     session.batch_execute("BEGIN").await.map_err(failed)?;
     let found = epoch_of(&session, run, "FOR SHARE").await.map_err(failed)?;
@@ -142,14 +144,21 @@ pub(super) async fn check_claim(shard: &Shard, client: &Client, work: &StoreWork
         .map_err(|error| shard.error("read its claims", &error))?;
     match found.as_ref().map(|row| row.get::<_, &str>(0)) {
         Some(holder) if holder == run.as_str() => Ok(()),
-        Some(holder) => Err(shard.permanent(
+        holder => Err(not_claimed(shard, work, holder)),
+    }
+}
+
+fn not_claimed(shard: &Shard, work: &StoreWork, holder: Option<&str>) -> DriverError {
+    let (run, store) = (&work.run, &work.store);
+    match holder {
+        Some(holder) => shard.permanent(
             format!("{store} is claimed by run {holder}"),
             format!("finish or abandon run {holder} first, then resume run {run}"),
-        )),
-        None => Err(shard.permanent(
+        ),
+        None => shard.permanent(
             format!("{store} is not claimed by run {run}"),
             "resume the run, which claims its stores again",
-        )),
+        ),
     }
 }
 
@@ -201,8 +210,12 @@ fn published(row: &Row) -> Published {
 /// Waits for an earlier attempt at publishing the store that the server is still busy with, and keeps later ones waiting
 /// until the transaction ends: the record then says what became of it.
 pub(super) async fn await_others(client: &Client, work: &StoreWork) -> Result<(), Error> {
-    let step = format!("muster publish {} {}", work.run, work.store);
+    let step = publish_lock(work);
     client.query_one("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", &[&step]).await.map(drop)
+}
+
+fn publish_lock(work: &StoreWork) -> String {
+    format!("muster publish {} {}", work.run, work.store)
 }
 
 /// Writes the record of a publish into its transaction; its first position is the end of the log now, and absent where
@@ -228,6 +241,92 @@ pub(super) async fn insert_record(
                 &published.blocked_micros.cast_signed(),
                 &changed,
             ],
+        )
+        .await?;
+    Ok((row.get(0), Timestamp::from_micros(row.get(1))))
+}
+
+/// The stores of `works` that the run does not hold a claim on, by index; claims are held until the transaction ends.
+pub(super) async fn unclaimed(
+    shard: &Shard,
+    client: &Client,
+    works: &[&StoreWork],
+) -> Result<Vec<(usize, DriverError)>, DriverError> {
+    let Some(first) = works.first() else { return Ok(Vec::new()) };
+    let stores: Vec<StoreId> = works.iter().map(|work| work.store.clone()).collect();
+    let (sites, kinds) = columns(&stores);
+    // In one order, so that two transactions never wait for each other in a circle.
+    let rows = client
+        .query(
+            "SELECT c.site, c.kind, c.run FROM muster.claim c WHERE (c.site, c.kind) IN \
+             (SELECT * FROM unnest($1::text[], $2::text[])) ORDER BY c.site, c.kind FOR SHARE",
+            &[&sites, &kinds],
+        )
+        .await
+        .map_err(|error| shard.error("read its claims", &error))?;
+    let held: BTreeMap<(&str, &str), &str> =
+        rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect();
+    let refuse = |(index, work): (usize, &&StoreWork)| {
+        let holder = held.get(&(work.store.site.as_str(), work.store.kind.as_str())).copied();
+        (holder != Some(first.run.as_str())).then(|| (index, not_claimed(shard, work, holder)))
+    };
+    Ok(works.iter().enumerate().filter_map(refuse).collect())
+}
+
+/// What the run has published of stores, in their order.
+pub(super) async fn records_of(
+    client: &Client,
+    works: &[&StoreWork],
+) -> Result<Vec<Option<Published>>, Error> {
+    let Some(first) = works.first() else { return Ok(Vec::new()) };
+    let stores: Vec<StoreId> = works.iter().map(|work| work.store.clone()).collect();
+    let (sites, kinds) = columns(&stores);
+    let sql =
+        format!("{RECORD} WHERE run = $1 AND (site, kind) IN (SELECT * FROM unnest($2::text[], $3::text[]))");
+    let rows = client.query(&sql, &[&first.run.as_str(), &sites, &kinds]).await?;
+    let found: BTreeMap<(&str, &str), &Row> =
+        rows.iter().map(|row| ((row.get(6), row.get(7)), row)).collect();
+    let of = |work: &&StoreWork| {
+        let row = found.get(&(work.store.site.as_str(), work.store.kind.as_str()))?;
+        Some(published(row))
+    };
+    Ok(works.iter().map(of).collect())
+}
+
+/// [`await_others`] for several stores.
+pub(super) async fn await_others_of(client: &Client, works: &[&StoreWork]) -> Result<(), Error> {
+    let mut steps: Vec<String> = works.iter().map(|work| publish_lock(work)).collect();
+    // In one order, so that two transactions never wait for each other in a circle.
+    steps.sort();
+    client
+        .query(
+            "SELECT pg_advisory_xact_lock(hashtextextended(step, 0)) FROM unnest($1::text[]) step",
+            &[&steps],
+        )
+        .await
+        .map(drop)
+}
+
+/// [`insert_record`] for several stores.
+pub(super) async fn insert_records(
+    client: &Client,
+    records: &[(&StoreWork, Published)],
+) -> Result<(PgLsn, Timestamp), Error> {
+    let column = |of: fn(&StoreWork) -> &str| records.iter().map(|(work, _)| of(work)).collect::<Vec<&str>>();
+    let (sites, kinds) = (column(|work| work.store.site.as_str()), column(|work| work.store.kind.as_str()));
+    let rows: Vec<i64> = records.iter().map(|(_, published)| published.rows.cast_signed()).collect();
+    let (run, epoch, blocked) = match records {
+        [(work, published), ..] => (work.run.as_str(), number(work.epoch), published.blocked_micros),
+        [] => ("", 0, 0),
+    };
+    let row = client
+        .query_one(
+            "WITH now AS MATERIALIZED (SELECT pg_current_wal_insert_lsn() AS lsn, clock_timestamp() AS at), \
+             noted AS (INSERT INTO muster.published (run, site, kind, epoch, rows, replaced, first_lsn, blocked_us, at) \
+             SELECT $1, site, kind, $2, rows, 0, CASE WHEN rows > 0 THEN lsn END, $3, at \
+             FROM now, unnest($4::text[], $5::text[], $6::bigint[]) s(site, kind, rows)) \
+             SELECT lsn, (extract(epoch FROM at) * 1000000)::bigint FROM now",
+            &[&run, &epoch, &blocked.cast_signed(), &sites, &kinds, &rows],
         )
         .await?;
     Ok((row.get(0), Timestamp::from_micros(row.get(1))))

@@ -1,7 +1,7 @@
 //! The restore side of a PostgreSQL shard: [`PostgresDriver`], a [`StoreDriver`](muster_engine::driver::StoreDriver).
 //!
 //! Staging is a few unlogged tables in schema `muster`, shared by a run's stores; publishing is one transaction of
-//! `INSERT … SELECT`.
+//! `INSERT … SELECT`, of one store or of a group of small ones.
 //!
 //! # Invariants
 //! - The application's triggers do not act on Muster's writes, nor do its foreign keys: what they demand is checked by
@@ -23,6 +23,7 @@ mod effects;
 mod errors;
 mod fence;
 mod fitness;
+mod group;
 mod live;
 mod look;
 mod overwrite;

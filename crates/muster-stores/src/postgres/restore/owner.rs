@@ -87,6 +87,11 @@ impl Way<'_> {
         self.steps.len()
     }
 
+    /// The table that tells whose rows are, one step up; none where the table itself does.
+    pub(super) fn parent_oid(&self) -> Option<u32> {
+        self.steps.first().map(|step| step.parent.oid)
+    }
+
     /// The condition for rows `t` of `site`.
     pub(super) fn rows_of(&self, site: &SiteId) -> String {
         self.condition(0, &self.tenant_is(site))

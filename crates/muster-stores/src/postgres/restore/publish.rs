@@ -28,7 +28,7 @@ use super::live::{self, KindTable, kind_tables};
 use super::overwrite::{Replaced, check_left_behind, replace};
 use super::owner::column_list;
 use super::shard::{Catalog, Shard};
-use super::stage::{self, Staged, of_attempt, table_name};
+use super::stage::{self, Staged, StagedRows, of_attempt, table_name};
 use super::{copy, references, sequences};
 use crate::postgres::system::MARK_PREFIX;
 
@@ -65,6 +65,25 @@ pub(super) async fn publish(
     Ok(outcome)
 }
 
+/// Longest wait for another transaction's row in a publish with this bound.
+pub(super) fn lock_wait(bound: Option<Duration>) -> Duration {
+    bound.map_or(LOCK_WAIT, |bound| bound.min(LOCK_WAIT)).max(Duration::from_millis(1))
+}
+
+/// Begins a publish transaction.
+pub(super) async fn begin(client: &Client, bound: Option<Duration>) -> Result<(), Error> {
+    let statement = bound.map_or(0, |bound| bound.as_millis().max(1));
+    client
+        .batch_execute(&format!(
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = {}; \
+             SET LOCAL statement_timeout = {statement}; SET LOCAL idle_in_transaction_session_timeout = {}; \
+             SET LOCAL session_replication_role = replica",
+            lock_wait(bound).as_millis(),
+            IDLE_MAX.as_millis(),
+        ))
+        .await
+}
+
 enum Done {
     Earlier(Published),
     /// Not yet committed.
@@ -82,20 +101,11 @@ struct Publication<'a> {
 
 impl Publication<'_> {
     fn lock_wait(&self) -> Duration {
-        self.bound.map_or(LOCK_WAIT, |bound| bound.min(LOCK_WAIT)).max(Duration::from_millis(1))
+        lock_wait(self.bound)
     }
 
     async fn begin(&self) -> Result<(), Error> {
-        let statement = self.bound.map_or(0, |bound| bound.as_millis().max(1));
-        self.client
-            .batch_execute(&format!(
-                "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = {}; \
-                 SET LOCAL statement_timeout = {statement}; SET LOCAL idle_in_transaction_session_timeout = {}; \
-                 SET LOCAL session_replication_role = replica",
-                self.lock_wait().as_millis(),
-                IDLE_MAX.as_millis(),
-            ))
-            .await
+        begin(self.client, self.bound).await
     }
 
     /// Everything up to the commit.
@@ -118,9 +128,11 @@ impl Publication<'_> {
         self.mark().await?;
         let replaced =
             if work.overwrite { replace(shard, client, work, &tables).await? } else { Replaced::new() };
-        sequences::advance(shard, client, work, &tables, staged.attempt).await?;
+        let (sites, attempts, of) = ([&work.store.site], [staged.attempt], work.store.to_string());
+        let own = StagedRows { run: &work.run, sites: &sites, attempts: &attempts, of: &of };
+        sequences::advance(shard, client, &own, &tables).await?;
         let rows = self.insert_all(&tables, &staged).await?;
-        references::check(shard, client, work, &tables, staged.attempt).await?;
+        references::check(shard, client, &own, &tables).await.map_err(|missing| missing.error)?;
         check_left_behind(shard, client, work, &catalog, &tables, &replaced).await?;
         self.check_live(&tables).await?;
         self.check_effects(&catalog, &before, &replaced).await?;
@@ -380,6 +392,6 @@ impl Publication<'_> {
     }
 }
 
-fn micros(duration: Duration) -> u64 {
+pub(super) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

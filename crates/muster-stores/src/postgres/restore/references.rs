@@ -6,53 +6,63 @@
 //! - It makes no difference whether a key is deferrable, or whether keys form a circle: all rows are there when it is
 //!   asked.
 
-use muster_engine::driver::{DriverError, StoreWork};
+use muster_engine::driver::DriverError;
 use tokio_postgres::Client;
 
 use super::conflict::shortened;
 use super::live::KindTable;
 use super::shard::Shard;
-use super::stage::{of_attempt, table_name};
+use super::stage::{ATTEMPT, StagedRows, of_attempts, table_name};
 use crate::postgres::schema::{LiveForeignKey, quote};
 
 /// How often it is asked for a row that is not there: a transaction that was waited for may have deleted it and brought
 /// it back, and only the next statement sees the new one.
 const ASKED_MAX: usize = 3;
 
+/// A row that is referred to and not there, or an error on the way.
+pub(super) struct Missing {
+    /// The attempt that staged a row which refers to it, where it is known.
+    pub(super) attempt: Option<i64>,
+    pub(super) error: DriverError,
+}
+
 /// Checks every foreign key of the published tables.
 pub(super) async fn check(
     shard: &Shard,
     client: &Client,
-    work: &StoreWork,
+    rows: &StagedRows<'_>,
     tables: &[KindTable<'_>],
-    attempt: i64,
-) -> Result<(), DriverError> {
+) -> Result<(), Missing> {
     for table in tables.iter().filter(|table| table.then.is_some()) {
         for key in &table.now.foreign_keys {
-            let missing = missing_sql(work, table, key, tables, attempt);
+            let missing = missing_sql(rows, table, key, tables);
             let mut found = None;
             for _ in 0..ASKED_MAX {
                 found = client.query_opt(&missing, &[]).await.map_err(|error| {
                     let doing =
-                        format!("publish {}: check what rows of `{}` refer to", work.store, table.name());
-                    shard.error(&doing, &error)
+                        format!("publish {}: check what rows of `{}` refer to", rows.of, table.name());
+                    Missing { attempt: None, error: shard.error(&doing, &error) }
                 })?;
                 if found.is_none() {
                     break;
                 }
             }
             if let Some(row) = found {
-                return Err(shard.permanent(
+                let attempt: Option<i64> = row.get(1);
+                let site =
+                    attempt.and_then(|attempt| rows.attempts.iter().position(|known| *known == attempt));
+                let whose = site.map_or_else(|| rows.of.to_owned(), |site| rows.sites[site].to_string());
+                let error = shard.permanent(
                     format!(
-                        "{}: a row of table `{}` refers by ({}) to ({}) of table `{}`, which is not there",
-                        work.store,
+                        "{whose}: a row of table `{}` refers by ({}) to ({}) of table `{}`, which is not there",
                         table.name(),
                         key.columns.join(", "),
                         shortened(row.get(0)),
                         key.parent_table,
                     ),
                     "restore the store that holds the missing row first, or to the same moment",
-                ));
+                );
+                return Err(Missing { attempt, error });
             }
         }
     }
@@ -62,16 +72,15 @@ pub(super) async fn check(
 /// Selects a reference without its row. For each distinct reference one look into the live table, by its key's index,
 /// so that the cost does not grow with that table.
 fn missing_sql(
-    work: &StoreWork,
+    rows: &StagedRows<'_>,
     table: &KindTable<'_>,
     key: &LiveForeignKey,
     tables: &[KindTable<'_>],
-    attempt: i64,
 ) -> String {
     let columns = |alias: &str, names: &[String]| {
         names.iter().map(|name| format!("{alias}.{}", quote(name))).collect::<Vec<_>>()
     };
-    let source = rows_sql(work, table, key, attempt);
+    let (source, attempt) = rows_sql(rows, table, key);
     let here = columns("s", &key.columns);
     let values: Vec<String> = here.iter().map(|column| format!("quote_nullable({column})")).collect();
     // MATCH SIMPLE asks nothing of a row with a NULL; MATCH FULL wants all or none.
@@ -90,11 +99,12 @@ fn missing_sql(
             .collect::<Vec<_>>()
             .join(" AND ")
     };
-    let among = among_published(work, key, tables, attempt).map_or_else(String::new, |staging| {
+    let among = among_published(rows, key, tables).map_or_else(String::new, |staging| {
         format!(" AND NOT EXISTS (SELECT FROM {staging} AND {})", equal("q"))
     });
     format!(
-        "SELECT concat_ws(', ', {values}) FROM (SELECT DISTINCT {here} FROM {source} WHERE {asked}{among}) s \
+        "SELECT concat_ws(', ', {values}), s.staged_by FROM (SELECT {here}, {attempt} AS staged_by FROM {source} \
+         WHERE {asked}{among} GROUP BY {here}) s \
          LEFT JOIN LATERAL (SELECT true AS there FROM {parent} p WHERE {found} FOR KEY SHARE OF p) l ON true \
          WHERE l.there IS NULL LIMIT 1",
         values = values.join(", "),
@@ -105,29 +115,30 @@ fn missing_sql(
 }
 
 /// The published rows `s`: as staged, or as they are now where the key has a column that they did not have then.
-fn rows_sql(work: &StoreWork, table: &KindTable<'_>, key: &LiveForeignKey, attempt: i64) -> String {
+/// And an aggregate that tells an attempt, where it is known.
+fn rows_sql(rows: &StagedRows<'_>, table: &KindTable<'_>, key: &LiveForeignKey) -> (String, String) {
     let staged = |name: &String| table.restored_columns().any(|column| column == name);
     match (table.then, &table.way) {
         (Some(then), _) if key.columns.iter().all(staged) => {
-            format!("(SELECT * FROM {} s WHERE {}) s", table_name(&work.run, then), of_attempt(attempt))
+            let name = table_name(rows.run, then);
+            let source = format!("(SELECT * FROM {name} s WHERE {}) s", of_attempts(rows.attempts));
+            (source, format!("min(s.{ATTEMPT})"))
         }
         (_, Some(way)) => {
-            format!("(SELECT t.* FROM {} t WHERE {}) s", table.now.rows_of(), way.rows_of(&work.store.site))
+            let of_sites: Vec<String> = rows.sites.iter().map(|site| way.rows_of(site)).collect();
+            let live = table.now.rows_of();
+            let source = format!("(SELECT t.* FROM {live} t WHERE {}) s", of_sites.join(" OR "));
+            (source, "NULL::bigint".to_owned())
         }
-        _ => format!("{} s", table.now.rows_of()),
+        _ => (format!("{} s", table.now.rows_of()), "NULL::bigint".to_owned()),
     }
 }
 
 /// The staged rows `q` of the table referred to, as FROM and WHERE, if it is published too.
-fn among_published(
-    work: &StoreWork,
-    key: &LiveForeignKey,
-    tables: &[KindTable<'_>],
-    attempt: i64,
-) -> Option<String> {
+fn among_published(rows: &StagedRows<'_>, key: &LiveForeignKey, tables: &[KindTable<'_>]) -> Option<String> {
     let parent = tables.iter().find(|table| table.now.oid == key.parent_oid)?;
     let staged = |name: &String| parent.restored_columns().any(|column| column == name);
     let then = parent.then.filter(|_| key.parent_columns.iter().all(staged))?;
-    let rows = format!("(SELECT * FROM {} s WHERE {}) q", table_name(&work.run, then), of_attempt(attempt));
-    Some(format!("{rows} WHERE true"))
+    let name = table_name(rows.run, then);
+    Some(format!("(SELECT * FROM {name} s WHERE {}) q WHERE true", of_attempts(rows.attempts)))
 }

@@ -5,12 +5,12 @@
 //! missing it is set, and an ordinary session would have to draw more than [`DRAWS_MAX`] numbers within that one
 //! statement to be ahead of it.
 
-use muster_engine::driver::{DriverError, StoreWork};
+use muster_engine::driver::DriverError;
 use tokio_postgres::{Client, Error};
 
 use super::live::KindTable;
 use super::shard::Shard;
-use super::stage::{of_attempt, table_name};
+use super::stage::{StagedRows, of_attempts, table_name};
 use crate::postgres::schema::{OwnedSequence, literal, qualified, quote};
 
 /// Numbers drawn one by one at most.
@@ -21,17 +21,16 @@ const DRAWS_MAX: i64 = 10_000;
 pub(super) async fn advance(
     shard: &Shard,
     client: &Client,
-    work: &StoreWork,
+    rows: &StagedRows<'_>,
     tables: &[KindTable<'_>],
-    attempt: i64,
 ) -> Result<(), DriverError> {
     for table in tables {
         let Some(then) = table.then else { continue };
-        let staged = table_name(&work.run, then);
+        let staged = table_name(rows.run, then);
         for sequence in &table.now.sequences {
             if table.restored_columns().any(|column| column == sequence.column) {
-                one(client, sequence, &staged, attempt).await.map_err(|error| {
-                    let doing = format!("publish {}: bring sequence `{}` forward", work.store, sequence.name);
+                one(client, sequence, &staged, rows.attempts).await.map_err(|error| {
+                    let doing = format!("publish {}: bring sequence `{}` forward", rows.of, sequence.name);
                     shard.error(&doing, &error)
                 })?;
             }
@@ -40,7 +39,7 @@ pub(super) async fn advance(
     Ok(())
 }
 
-async fn one(client: &Client, sequence: &OwnedSequence, staged: &str, attempt: i64) -> Result<(), Error> {
+async fn one(client: &Client, sequence: &OwnedSequence, staged: &str, attempts: &[i64]) -> Result<(), Error> {
     let name = qualified(&sequence.schema, &sequence.name);
     let up = sequence.increment > 0;
     let (furthest, behind) = if up { ("max", "<") } else { ("min", ">") };
@@ -52,7 +51,7 @@ async fn one(client: &Client, sequence: &OwnedSequence, staged: &str, attempt: i
          WHERE q.last_value {behind} w.id OR (q.last_value = w.id AND NOT q.is_called)",
         step = sequence.increment.unsigned_abs(),
         column = quote(&sequence.column),
-        rows = of_attempt(attempt),
+        rows = of_attempts(attempts),
         regclass = literal(&name),
     );
     let Some(row) = client.query_opt(&sql, &[]).await? else { return Ok(()) };

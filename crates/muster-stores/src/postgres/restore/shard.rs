@@ -1,8 +1,10 @@
 //! One database: where it is, its declared tables, a few connections, and what is known of its definitions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use muster_engine::driver::{DriverError, ErrorClass};
 use muster_types::ShardName;
@@ -12,10 +14,15 @@ use tokio_postgres::Client;
 
 use crate::postgres::connect::{ConnectError, PostgresConfig};
 use crate::postgres::schema::{self, LiveTable};
+use crate::postgres::system;
 
 /// Connections to one shard at once: above the pools of stage and publish slots that topologies declare, far below a
 /// server's `max_connections`.
 const CONNECTIONS_MAX: usize = 16;
+
+/// A connection that was in use so lately is not tried before it is used again: what can be lost in the meantime, a network
+/// that forgets it, takes minutes.
+const TRUSTED_IDLE: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub(super) struct Shard {
@@ -23,8 +30,12 @@ pub(super) struct Shard {
     config: Result<PostgresConfig, ConnectError>,
     tables: BTreeMap<String, TableConfig>,
     permits: Arc<Semaphore>,
-    idle: Mutex<Vec<Client>>,
+    idle: Mutex<Vec<(Client, Instant)>>,
     known: Mutex<Option<Arc<Catalog>>>,
+    /// Staging tables that are there.
+    staging: Mutex<BTreeSet<String>>,
+    /// The runs' tables are there.
+    ready: AtomicBool,
 }
 
 /// The tables of the database as they once were.
@@ -53,6 +64,8 @@ impl Shard {
             permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             idle: Mutex::new(Vec::new()),
             known: Mutex::new(None),
+            staging: Mutex::default(),
+            ready: AtomicBool::new(false),
         }
     }
 
@@ -75,9 +88,12 @@ impl Shard {
         // The semaphore is never closed; were it, the limit alone would be lost.
         let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
         let kept = loop {
-            let Some(client) = lock(&self.idle).pop() else { break None };
+            let Some((client, since)) = lock(&self.idle).pop() else { break None };
             // One that the server has closed meanwhile, in a restart perhaps, is told by the loss of its task.
-            if !client.is_closed() && client.simple_query("SELECT 1").await.is_ok() {
+            if client.is_closed() {
+                continue;
+            }
+            if since.elapsed() < TRUSTED_IDLE || client.simple_query("SELECT 1").await.is_ok() {
                 break Some(client);
             }
         };
@@ -86,6 +102,31 @@ impl Shard {
             None => self.config()?.connect().await.map_err(|error| self.connect_error(&error))?,
         };
         Ok(Session { shard: self, client: Some(client), _permit: permit })
+    }
+
+    /// Creates the runs' tables where they are not there; once seen they are not looked for again.
+    pub(super) async fn ensure_run_tables(&self, client: &Client) -> Result<(), tokio_postgres::Error> {
+        if !self.ready.load(Ordering::Relaxed) {
+            system::ensure_run_tables(client).await?;
+            self.ready.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Whether all of these staging tables are known to be there.
+    pub(super) fn knows_staging(&self, names: &[String]) -> bool {
+        let known = lock(&self.staging);
+        names.iter().all(|name| known.contains(name))
+    }
+
+    /// These staging tables are there.
+    pub(super) fn learn_staging(&self, names: &[String]) {
+        lock(&self.staging).extend(names.iter().cloned());
+    }
+
+    /// Staging tables may have gone.
+    pub(super) fn forget_staging(&self) {
+        lock(&self.staging).clear();
     }
 
     /// What is known of definitions, which may be old.
@@ -128,7 +169,7 @@ impl Session<'_> {
     /// Gives the connection back, which must be in no transaction and have no settings of its own.
     pub(super) fn keep(mut self) {
         if let Some(client) = self.client.take() {
-            lock(&self.shard.idle).push(client);
+            lock(&self.shard.idle).push((client, Instant::now()));
         }
     }
 }

@@ -18,8 +18,8 @@ use futures::SinkExt;
 use muster_engine::driver::{DriverError, ErrorClass, RowBatch, StoreWork};
 use muster_rows::Row;
 use muster_types::journal::TableDigest;
-use muster_types::table::TableDef;
-use muster_types::{Digest, RunId, StoreId};
+use muster_types::table::{CapturedTable, TableDef};
+use muster_types::{Digest, RunId, SiteId, StoreId};
 use tokio::sync::mpsc;
 use tokio_postgres::{Client, CopyInSink, Error};
 
@@ -31,7 +31,7 @@ use crate::postgres::schema::quote;
 use crate::postgres::system::DDL_LOCK;
 
 /// The column that rows of one attempt share; no application names a column so.
-const ATTEMPT: &str = "\"muster:attempt\"";
+pub(super) const ATTEMPT: &str = "\"muster:attempt\"";
 
 /// Bytes handed to the connection at once.
 const CHUNK_BYTES: usize = 128 * 1024;
@@ -61,7 +61,29 @@ fn bare_name(run: &RunId, def: &TableDef) -> String {
 
 /// The condition for rows `s` of an attempt.
 pub(super) fn of_attempt(attempt: i64) -> String {
-    format!("s.{ATTEMPT} = {attempt}")
+    of_attempts(&[attempt])
+}
+
+/// The condition for rows `s` of any of these attempts.
+pub(super) fn of_attempts(attempts: &[i64]) -> String {
+    match attempts {
+        [one] => format!("s.{ATTEMPT} = {one}"),
+        many => format!("s.{ATTEMPT} = ANY ('{{{}}}'::bigint[])", numbers(many)),
+    }
+}
+
+fn numbers(of: &[i64]) -> String {
+    of.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// The staged rows of stores that are published together.
+pub(super) struct StagedRows<'a> {
+    pub(super) run: &'a RunId,
+    pub(super) sites: &'a [&'a SiteId],
+    /// By site.
+    pub(super) attempts: &'a [i64],
+    /// The stores, in words.
+    pub(super) of: &'a str,
 }
 
 /// Loads what `rows` delivers.
@@ -71,43 +93,42 @@ pub(super) async fn stage(
     mut rows: mpsc::Receiver<RowBatch>,
 ) -> Result<(), DriverError> {
     let session = shard.session().await?;
-    let failed = |error: Error| shard.error(&format!("stage {}", work.store), &error);
-    for table in work.tables.iter() {
-        ensure_table(&session, &work.run, &table.def).await.map_err(failed)?;
-    }
-    let row = session.query_one("SELECT nextval('muster.attempt')", &[]).await.map_err(failed)?;
-    let mut load = Load {
-        shard,
-        client: &session,
-        work,
-        attempt: row.get(0),
-        open: None,
-        counts: work.tables.iter().map(|table| (table.def.name.clone(), 0)).collect(),
-    };
+    let mut load = Load::begin(shard, &session, std::slice::from_ref(work)).await?;
     while let Some(batch) = rows.recv().await {
         for row in &batch.rows {
-            load.row(batch.table, row).await?;
+            load.row(0, batch.table, row).await?;
         }
     }
-    load.close().await?;
-    let (attempt, counts) = (load.attempt, load.counts);
-    let former = record(shard, &session, work, attempt, &counts).await?;
-    if let Some(former) = former {
-        for table in work.tables.iter() {
-            let name = table_name(&work.run, &table.def);
-            let sql = format!("DELETE FROM {name} s WHERE {}", of_attempt(former));
-            session.execute(&sql, &[]).await.map_err(failed)?;
-        }
-    }
+    load.end(&[0]).await?;
     session.keep();
     Ok(())
 }
 
-async fn ensure_table(client: &Client, run: &RunId, def: &TableDef) -> Result<(), Error> {
-    let (name, bare) = (table_name(run, def), bare_name(run, def));
-    if client.query_one("SELECT to_regclass($1::text) IS NOT NULL", &[&name]).await?.get(0) {
-        return Ok(());
+/// Creates the staging tables that are not there yet; those that were are known until some are removed.
+async fn ensure_tables(
+    shard: &Shard,
+    client: &Client,
+    run: &RunId,
+    tables: &[CapturedTable],
+) -> Result<Vec<String>, Error> {
+    let names: Vec<String> = tables.iter().map(|table| table_name(run, &table.def)).collect();
+    if shard.knows_staging(&names) {
+        return Ok(names);
     }
+    let there = client
+        .query("SELECT to_regclass(name) IS NOT NULL FROM unnest($1::text[]) WITH ORDINALITY n(name, nth) ORDER BY nth", &[&names])
+        .await?;
+    for (table, there) in tables.iter().zip(there) {
+        if !there.get::<_, bool>(0) {
+            create_table(client, run, &table.def).await?;
+        }
+    }
+    shard.learn_staging(&names);
+    Ok(names)
+}
+
+async fn create_table(client: &Client, run: &RunId, def: &TableDef) -> Result<(), Error> {
+    let (name, bare) = (table_name(run, def), bare_name(run, def));
     let column = |column: &muster_types::table::ColumnDef| {
         format!(", {} {}", quote(&column.name), column.declared_type)
     };
@@ -125,52 +146,29 @@ async fn ensure_table(client: &Client, run: &RunId, def: &TableDef) -> Result<()
     client.batch_execute(&sql).await
 }
 
-/// Makes the attempt the one that counts, unless the run was taken over; returns the one before.
-async fn record(
-    shard: &Shard,
+/// What is staged of stores of one run, in their order.
+async fn read_staged<'w>(
     client: &Client,
-    work: &StoreWork,
-    attempt: i64,
-    counts: &BTreeMap<String, u64>,
-) -> Result<Option<i64>, DriverError> {
-    let failed = |error: Error| shard.error(&format!("note what is staged of {}", work.store), &error);
-    let former = read_staged(client, &work.run, &work.store).await.map_err(failed)?;
-    let rows = serde_json::to_string(counts).unwrap_or_default();
-    client.batch_execute("BEGIN").await.map_err(failed)?;
-    check_epoch(shard, client, work).await?;
-    let store = &work.store;
-    client
-        .execute(
-            "INSERT INTO muster.staged (run, site, kind, epoch, attempt, rows) \
-             VALUES ($1, $2, $3, $4, $5, $6::text::jsonb) \
-             ON CONFLICT (run, site, kind) DO UPDATE SET epoch = $4, attempt = $5, rows = $6::text::jsonb",
-            &[
-                &work.run.as_str(),
-                &store.site.as_str(),
-                &store.kind.as_str(),
-                &number(work.epoch),
-                &attempt,
-                &rows,
-            ],
-        )
-        .await
-        .map_err(failed)?;
-    client.batch_execute("COMMIT").await.map_err(failed)?;
-    Ok(former.map(|former| former.attempt))
-}
-
-async fn read_staged(client: &Client, run: &RunId, store: &StoreId) -> Result<Option<Staged>, Error> {
-    let found = client
-        .query_opt(
-            "SELECT attempt, rows::text FROM muster.staged WHERE run = $1 AND site = $2 AND kind = $3",
-            &[&run.as_str(), &store.site.as_str(), &store.kind.as_str()],
+    works: impl Iterator<Item = &'w StoreWork> + Clone,
+) -> Result<Vec<Option<Staged>>, Error> {
+    let sites: Vec<&str> = works.clone().map(|work| work.store.site.as_str()).collect();
+    let kinds: Vec<&str> = works.clone().map(|work| work.store.kind.as_str()).collect();
+    let run = works.clone().next().map_or("", |work| work.run.as_str());
+    let rows = client
+        .query(
+            "SELECT g.attempt, g.rows::text FROM unnest($2::text[], $3::text[]) WITH ORDINALITY s(site, kind, nth) \
+             LEFT JOIN muster.staged g ON g.run = $1 AND g.site = s.site AND g.kind = s.kind ORDER BY nth",
+            &[&run, &sites, &kinds],
         )
         .await?;
-    Ok(found.map(|row| Staged {
-        attempt: row.get(0),
-        // What cannot be read counts as nothing staged, and is staged again.
-        rows: serde_json::from_str(row.get(1)).unwrap_or_default(),
-    }))
+    let staged = |row: &tokio_postgres::Row| {
+        Some(Staged {
+            attempt: row.get::<_, Option<i64>>(0)?,
+            // What cannot be read counts as nothing staged, and is staged again.
+            rows: serde_json::from_str(row.get(1)).unwrap_or_default(),
+        })
+    };
+    Ok(rows.iter().map(staged).collect())
 }
 
 /// What is staged of a store; an error where nothing is.
@@ -179,21 +177,35 @@ pub(super) async fn existing(
     client: &Client,
     work: &StoreWork,
 ) -> Result<Staged, DriverError> {
-    let found = read_staged(client, &work.run, &work.store).await;
-    let found =
-        found.map_err(|error| shard.error(&format!("find what is staged of {}", work.store), &error))?;
-    let Some(staged) = found else { return Err(lost(shard, work, "nothing of it is staged")) };
-    for table in work.tables.iter() {
-        let name = table_name(&work.run, &table.def);
-        let there = client
-            .query_one("SELECT to_regclass($1::text) IS NOT NULL", &[&name])
-            .await
-            .map_err(|error| shard.error("look for staging tables", &error))?;
-        if !there.get::<_, bool>(0) {
-            return Err(lost(shard, work, &format!("staging table {name} is gone")));
+    let found = existing_all(shard, client, std::iter::once(work)).await?.pop();
+    found.unwrap_or_else(|| Err(lost(shard, work, "nothing of it is staged")))
+}
+
+/// What is staged of stores that have the tables of the first of them, in their order; an error for each of which nothing is.
+pub(super) async fn existing_all<'w>(
+    shard: &Shard,
+    client: &Client,
+    works: impl Iterator<Item = &'w StoreWork> + Clone,
+) -> Result<Vec<Result<Staged, DriverError>>, DriverError> {
+    let Some(first) = works.clone().next() else { return Ok(Vec::new()) };
+    let failed = |error: Error| shard.error(&format!("find what is staged of {}", first.store), &error);
+    let found = read_staged(client, works.clone()).await.map_err(failed)?;
+    let names: Vec<String> = first.tables.iter().map(|table| table_name(&first.run, &table.def)).collect();
+    let gone = client
+        .query_opt(
+            "SELECT name FROM unnest($1::text[]) name WHERE to_regclass(name) IS NULL LIMIT 1",
+            &[&names],
+        )
+        .await
+        .map_err(failed)?;
+    let judge = |(work, staged): (&StoreWork, Option<Staged>)| match (staged, &gone) {
+        (Some(staged), None) => Ok(staged),
+        (None, _) => Err(lost(shard, work, "nothing of it is staged")),
+        (_, Some(gone)) => {
+            Err(lost(shard, work, &format!("staging table {} is gone", gone.get::<_, &str>(0))))
         }
-    }
-    Ok(staged)
+    };
+    Ok(works.zip(found).map(judge).collect())
 }
 
 /// What was staged is not there any more.
@@ -267,18 +279,38 @@ pub(super) async fn remove(
             crate::postgres::schema::literal(&name),
         );
         client.batch_execute(&sql).await.map_err(failed)?;
+        shard.forget_staging();
     }
     Ok(())
 }
 
-/// One attempt under way.
-struct Load<'a> {
+/// The stores of a group, for messages: the first by name.
+pub(super) fn described(works: &[StoreWork]) -> String {
+    match works {
+        [] => "no store".to_owned(),
+        [one] => one.store.to_string(),
+        [first, others @ ..] => format!("{} and {} more", first.store, others.len()),
+    }
+}
+
+/// Attempts at stores of one run and with the same tables.
+pub(super) struct Load<'a> {
     shard: &'a Shard,
     client: &'a Client,
-    work: &'a StoreWork,
-    attempt: i64,
+    works: &'a [StoreWork],
+    /// Staging tables.
+    names: Vec<String>,
+    /// By store.
+    prefixes: Vec<Prefix>,
     open: Option<OpenCopy>,
-    counts: BTreeMap<String, u64>,
+}
+
+/// What each row of a store begins with.
+struct Prefix {
+    attempt: i64,
+    text: String,
+    /// Rows by number of the table.
+    counts: Vec<u64>,
 }
 
 struct OpenCopy {
@@ -288,41 +320,113 @@ struct OpenCopy {
     sent_bytes: usize,
 }
 
-impl Load<'_> {
-    async fn row(&mut self, table: usize, row: &Row) -> Result<(), DriverError> {
+impl<'a> Load<'a> {
+    /// Begins with staging tables and numbers of its attempts.
+    pub(super) async fn begin(
+        shard: &'a Shard,
+        client: &'a Client,
+        works: &'a [StoreWork],
+    ) -> Result<Self, DriverError> {
+        let of = described(works);
+        let failed = |error: Error| shard.error(&format!("stage {of}"), &error);
+        let (run, tables) = match works {
+            [first, ..] => (&first.run, &first.tables),
+            [] => return Err(shard.permanent("a group without stores was to be staged", "report this")),
+        };
+        let names = ensure_tables(shard, client, run, tables).await.map_err(failed)?;
+        let count = i64::try_from(works.len()).unwrap_or(i64::MAX);
+        let rows = client
+            .query("SELECT nextval('muster.attempt') FROM generate_series(1, $1::bigint)", &[&count])
+            .await
+            .map_err(failed)?;
+        let prefix = |row: &tokio_postgres::Row| {
+            let attempt: i64 = row.get(0);
+            Prefix { attempt, text: format!("{attempt}\t"), counts: vec![0; tables.len()] }
+        };
+        Ok(Self { shard, client, works, names, prefixes: rows.iter().map(prefix).collect(), open: None })
+    }
+
+    /// Makes the attempts at these stores those that count, unless the run was taken over, and removes what earlier ones
+    /// left.
+    pub(super) async fn end(mut self, stores: &[usize]) -> Result<(), DriverError> {
+        self.close().await?;
+        let Some(first) = self.works.first().filter(|_| !stores.is_empty()) else { return Ok(()) };
+        let (shard, client, of) = (self.shard, self.client, described(self.works));
+        let failed = |error: Error| shard.error(&format!("note what is staged of {of}"), &error);
+        let works = stores.iter().map(|&store| &self.works[store]);
+        let former = read_staged(client, works.clone()).await.map_err(failed)?;
+        client.batch_execute("BEGIN").await.map_err(failed)?;
+        check_epoch(shard, client, first).await?;
+        let sites: Vec<&str> = works.clone().map(|work| work.store.site.as_str()).collect();
+        let kinds: Vec<&str> = works.map(|work| work.store.kind.as_str()).collect();
+        let attempts: Vec<i64> = stores.iter().map(|&store| self.prefixes[store].attempt).collect();
+        let rows: Vec<String> = stores.iter().map(|&store| self.counted(store)).collect();
+        client
+            .execute(
+                "INSERT INTO muster.staged AS g (run, site, kind, epoch, attempt, rows) \
+                 SELECT $1, site, kind, $2, attempt, rows::jsonb \
+                 FROM unnest($3::text[], $4::text[], $5::bigint[], $6::text[]) s(site, kind, attempt, rows) \
+                 ON CONFLICT (run, site, kind) DO UPDATE SET epoch = excluded.epoch, attempt = excluded.attempt, \
+                 rows = excluded.rows",
+                &[&first.run.as_str(), &number(first.epoch), &sites, &kinds, &attempts, &rows],
+            )
+            .await
+            .map_err(failed)?;
+        client.batch_execute("COMMIT").await.map_err(failed)?;
+        let former: Vec<i64> = former.into_iter().flatten().map(|former| former.attempt).collect();
+        if !former.is_empty() {
+            for name in &self.names {
+                let sql = format!("DELETE FROM {name} s WHERE {}", of_attempts(&former));
+                client.execute(&sql, &[]).await.map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows by name of the table, as JSON.
+    fn counted(&self, store: usize) -> String {
+        let tables = self.works[store].tables.iter().map(|table| table.def.name.as_str());
+        let counts: BTreeMap<&str, u64> = tables.zip(self.prefixes[store].counts.iter().copied()).collect();
+        // Names and numbers: JSON can hold them.
+        serde_json::to_string(&counts).unwrap_or_default()
+    }
+
+    pub(super) async fn row(&mut self, store: usize, table: usize, row: &Row) -> Result<(), DriverError> {
         if self.open.as_ref().is_some_and(|open| open.table != table || open.sent_bytes > COPY_BYTES) {
             self.close().await?;
         }
-        let Some(captured) = self.work.tables.get(table) else {
-            return Err(self.misfit(&format!("rows of table number {table}, which the plan does not have")));
+        let (Some(work), Some(prefix)) = (self.works.get(store), self.prefixes.get(store)) else {
+            return Err(self.shard.permanent("rows of a store that is not in the group came", "report this"));
+        };
+        let Some(captured) = work.tables.get(table) else {
+            let what = format!("rows of table number {table}, which the plan does not have");
+            return Err(self.misfit(work, &what));
         };
         let (name, wanted) = (&captured.def.name, captured.def.stored_columns().count());
         if row.len() != wanted {
             let what = format!("a row of table `{name}` has {} fields instead of {wanted}", row.len());
-            return Err(self.misfit(&what));
+            return Err(self.misfit(work, &what));
         }
-        let prefix = if wanted == 0 { format!("{}", self.attempt) } else { format!("{}\t", self.attempt) };
+        let text = if wanted == 0 { prefix.text.trim_end() } else { &prefix.text };
         let mut open = match self.open.take() {
             Some(open) => open,
-            None => self.begin(table).await?,
+            None => self.open_copy(table).await?,
         };
-        copy::encode(&prefix, row, &mut open.chunk).map_err(|(field, class)| {
-            self.misfit(&format!(
-                "field {field} of a row of table `{name}` is {class:?}, no value of PostgreSQL"
-            ))
+        copy::encode(text, row, &mut open.chunk).map_err(|(field, class)| {
+            let what =
+                format!("field {field} of a row of table `{name}` is {class:?}, no value of PostgreSQL");
+            self.misfit(work, &what)
         })?;
         if open.chunk.len() >= CHUNK_BYTES {
             self.send(&mut open).await?;
         }
         self.open = Some(open);
-        if let Some(count) = self.counts.get_mut(name) {
-            *count += 1;
-        }
+        self.prefixes[store].counts[table] += 1;
         Ok(())
     }
 
-    async fn begin(&self, table: usize) -> Result<OpenCopy, DriverError> {
-        let sql = format!("COPY {} FROM STDIN", table_name(&self.work.run, &self.work.tables[table].def));
+    async fn open_copy(&self, table: usize) -> Result<OpenCopy, DriverError> {
+        let sql = format!("COPY {} FROM STDIN", self.names[table]);
         let sink = self.client.copy_in(&sql).await.map_err(|error| self.failed(table, &error))?;
         Ok(OpenCopy { table, sink: Box::pin(sink), chunk: Vec::with_capacity(CHUNK_BYTES), sent_bytes: 0 })
     }
@@ -346,13 +450,15 @@ impl Load<'_> {
     }
 
     fn failed(&self, table: usize, error: &Error) -> DriverError {
-        let name = &self.work.tables[table].def.name;
-        self.shard.error(&format!("stage {}: load rows of table `{name}`", self.work.store), error)
+        // A staging table may have gone with the run's last claim, and be made anew.
+        self.shard.forget_staging();
+        let name = self.works.first().map_or("", |work| work.tables[table].def.name.as_str());
+        self.shard.error(&format!("stage {}: load rows of table `{name}`", described(self.works)), error)
     }
 
-    fn misfit(&self, what: &str) -> DriverError {
+    fn misfit(&self, work: &StoreWork, what: &str) -> DriverError {
         self.shard.permanent(
-            format!("staging {}: {what}", self.work.store),
+            format!("staging {}: {what}", work.store),
             "the repository's rows do not fit their own definition: run `muster check` on it",
         )
     }
