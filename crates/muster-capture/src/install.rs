@@ -86,6 +86,17 @@ pub fn live_tables(driver: &DriverConfig) -> Result<Vec<TableDef>, CaptureError>
     }
 }
 
+/// What an operator should know of how a shard is captured, or will be. Blocks.
+///
+/// # Errors
+/// [`CaptureError`] when the shard cannot be read.
+pub fn capture_notes(driver: &DriverConfig) -> Result<Vec<String>, CaptureError> {
+    match driver {
+        DriverConfig::Sqlite { .. } => Ok(Vec::new()),
+        DriverConfig::Postgres { connection } => postgres::capture_notes(connection),
+    }
+}
+
 /// The capture side of a shard of the topology.
 pub(crate) fn source(topology: &Topology, shard: &ShardName) -> Box<dyn CaptureSource> {
     let limit = Duration::from_secs(topology.capture.snapshot_seconds_max);

@@ -28,6 +28,6 @@ mod sink;
 
 pub use error::CaptureFailure;
 pub use event::{CaptureEvent, Events};
-pub use install::{Installer, ShardInstalled, live_tables};
+pub use install::{Installer, ShardInstalled, capture_notes, live_tables};
 pub use runner::{CaptureOptions, CaptureRunner, ShardOutcome};
 pub use shard::{Recorded, ShardCapture, SourceFactory};

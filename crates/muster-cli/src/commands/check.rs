@@ -17,10 +17,15 @@ pub(crate) struct CheckArgs {}
 
 pub(crate) async fn run(path: &Path, _args: CheckArgs) -> Result<ExitCode> {
     let topology = context::topology(path)?;
-    let mut problems = Vec::new();
-    for shard in topology.shards.keys() {
+    let (mut problems, mut notes) = (Vec::new(), Vec::new());
+    for (shard, config) in &topology.shards {
         match live_tables(&topology, shard) {
-            Ok(live) => problems.extend(topology.check_shard(shard, &live).iter().map(ToString::to_string)),
+            Ok(live) => {
+                problems.extend(topology.check_shard(shard, &live).iter().map(ToString::to_string));
+                let found = tokio::task::block_in_place(|| muster_capture::capture_notes(&config.driver))
+                    .with_context(|| format!("shard {shard}"))?;
+                notes.extend(found.into_iter().map(|note| format!("shard {shard}: {note}")));
+            }
             Err(error) => problems.push(format!("{error:#}")),
         }
     }
@@ -32,6 +37,9 @@ pub(crate) async fn run(path: &Path, _args: CheckArgs) -> Result<ExitCode> {
         topology.tables.len(),
         kinds.join(" → ")
     ));
+    for note in &notes {
+        print::data(format!("note: {note}"));
+    }
     for problem in &problems {
         print::data(format!("problem: {problem}"));
     }

@@ -11,7 +11,7 @@ pub mod restore;
 pub mod schema;
 pub mod system;
 
-pub use capture::PostgresSource;
+pub use capture::{PostgresSource, capture_notes};
 pub use restore::PostgresDriver;
 pub use schema::live_tables;
 

@@ -10,9 +10,11 @@ use std::sync::Arc;
 
 use muster_rows::{Op, Row};
 use muster_types::segment::{ChangeStamp, Commit, Mark, TableEvent, TableEventKind};
-use muster_types::{Boundary, ChangeKey, Position, Timestamp};
+use muster_types::topology::TableConfig;
+use muster_types::{Boundary, ChangeKey, Kind, Position, Timestamp};
 
 use super::buffer::{self, Buffer, completed, reduced};
+use super::ddl::{DDL, Ddl};
 use super::layout::{Layout, RowOwner};
 use super::owner::{Link, Node, Owners, link_of};
 use super::pgoutput::{OldImage, Relation};
@@ -48,9 +50,25 @@ pub(super) struct Committed {
     pub(super) end: u64,
 }
 
+/// What the log's DDL is held against.
+#[derive(Default)]
+pub(super) struct Watch {
+    /// Tables that are captured before the poll and not at its end, by oid.
+    pub(super) leaving: BTreeMap<u32, (String, Kind)>,
+    /// Relations with rows of captured tables, before the poll or at its end.
+    pub(super) concerned: BTreeSet<u32>,
+    /// Tables that may be captured once they are there.
+    pub(super) declared: BTreeMap<String, TableConfig>,
+    /// Whoever reads the log ends the poll before a DDL behind which the layout does not fit.
+    pub(super) judged: bool,
+    /// The layout is not that of the live tables: what is looked up there is held against them by whoever does so.
+    pub(super) pending: bool,
+}
+
 /// See the module.
 pub(super) struct Poll<'a> {
     layout: &'a Layout,
+    watch: Watch,
     sink: &'a mut dyn ChangeSink,
     numbers: Vec<Option<usize>>,
     tables_told: usize,
@@ -61,15 +79,30 @@ pub(super) struct Poll<'a> {
     events: Vec<TableEvent>,
     commits: Vec<Commit>,
     changes: u64,
+    /// The first transaction that was not read before.
+    first: Option<Position>,
+    /// Partitions that came empty.
+    created: BTreeSet<u32>,
+    dropped: BTreeSet<usize>,
+    /// Tables whose leaving has a place.
+    left: BTreeSet<String>,
+    /// Rows between the beginning and the end are not known of all tables.
+    coarse: bool,
     /// The last transaction that was read, and the latest of all times up to it.
     reached: Boundary,
     transaction: Option<Transaction>,
 }
 
 impl<'a> Poll<'a> {
-    pub(super) fn new(layout: &'a Layout, after: Boundary, sink: &'a mut dyn ChangeSink) -> Self {
+    pub(super) fn new(
+        layout: &'a Layout,
+        after: Boundary,
+        watch: Watch,
+        sink: &'a mut dyn ChangeSink,
+    ) -> Self {
         Self {
             layout,
+            watch,
             sink,
             numbers: vec![None; layout.tables.len()],
             tables_told: 0,
@@ -80,6 +113,11 @@ impl<'a> Poll<'a> {
             events: Vec::new(),
             commits: Vec::new(),
             changes: 0,
+            first: None,
+            created: BTreeSet::new(),
+            dropped: BTreeSet::new(),
+            left: BTreeSet::new(),
+            coarse: false,
             reached: after,
             transaction: None,
         }
@@ -117,6 +155,31 @@ impl<'a> Poll<'a> {
 
     pub(super) fn was_truncated(&self, table: usize) -> bool {
         self.truncated.contains(&table)
+    }
+
+    /// Tables that were dropped, and those that were emptied.
+    pub(super) fn whole_tables(&self) -> (&BTreeSet<usize>, &BTreeSet<usize>) {
+        (&self.dropped, &self.truncated)
+    }
+
+    /// Partitions that came empty, so that the log has all of their rows.
+    pub(super) fn created(&self) -> &BTreeSet<u32> {
+        &self.created
+    }
+
+    /// The log told when the table left.
+    pub(super) fn has_left(&self, name: &str) -> bool {
+        self.left.contains(name)
+    }
+
+    /// Only the end is a recovery point.
+    pub(super) fn be_coarse(&mut self) {
+        self.coarse = true;
+    }
+
+    /// Between two transactions.
+    pub(super) fn is_between(&self) -> bool {
+        self.transaction.is_none()
     }
 
     pub(super) fn add_event(&mut self, event: TableEvent) {
@@ -157,6 +220,9 @@ impl<'a> Poll<'a> {
     /// Takes the next item of the log.
     pub(super) fn take(&mut self, item: Item) -> Result<Option<Committed>, CaptureError> {
         if let Item::Begin { position, at } = item {
+            if position > self.reached.position {
+                self.first.get_or_insert(position);
+            }
             self.transaction = Some(Transaction {
                 position,
                 at,
@@ -178,6 +244,10 @@ impl<'a> Poll<'a> {
         let committed = match item {
             Item::Commit { end } => return Ok(Some(self.commit(transaction, end))),
             _ if transaction.passed_over => Ok(()),
+            Item::Message { prefix, content } if prefix == DDL => {
+                self.ddl(&mut transaction, &Ddl::read(&content));
+                Ok(())
+            }
             Item::Message { prefix, content } => {
                 message(&mut transaction, &prefix, &content);
                 Ok(())
@@ -346,20 +416,81 @@ impl<'a> Poll<'a> {
         });
     }
 
+    /// Notes what a DDL did as a whole. Its message stands in its transaction behind what it did.
+    fn ddl(&mut self, transaction: &mut Transaction, ddl: &Ddl) {
+        for gone in &ddl.dropped {
+            self.leave(transaction, gone.oid, &ddl.tag);
+        }
+        for table in &ddl.tables {
+            let name = table.topology_name();
+            if self.watch.leaving.get(&table.oid).is_some_and(|(known, _)| *known != name) {
+                self.leave(transaction, table.oid, &format!("it was renamed to `{name}`"));
+            }
+            // One that was there before may come with rows.
+            if ddl.tag != "CREATE TABLE" {
+                self.created.retain(|oid| !table.has_part(*oid));
+            }
+        }
+        self.created.extend(ddl.new_partitions());
+        let first = self.first == Some(transaction.position);
+        if !self.watch.judged && !first && self.concerns(ddl) {
+            self.coarse = true;
+        }
+    }
+
+    fn concerns(&self, ddl: &Ddl) -> bool {
+        ddl.failed.is_some()
+            || ddl.relations().any(|oid| self.watch.concerned.contains(&oid))
+            || ddl.tables.iter().any(|table| self.watch.declared.contains_key(&table.topology_name()))
+    }
+
+    /// A captured table is gone with this transaction, which makes void what else it did to it.
+    fn leave(&mut self, transaction: &mut Transaction, oid: u32, reason: &str) {
+        let Some((table, kind)) = self.watch.leaving.remove(&oid) else { return };
+        transaction.counts = true;
+        if let Some(number) = self.layout.by_oid(oid) {
+            self.buffer.forget(number, Some(transaction.position));
+            self.dropped.insert(number);
+        }
+        self.left.insert(table.clone());
+        self.events.push(TableEvent {
+            table,
+            kind,
+            event: TableEventKind::Dropped,
+            at: transaction.at,
+            position: Some(transaction.position),
+            reason: reason.to_owned(),
+        });
+    }
+
     /// Holds what was looked up against an item that lies behind the poll's end.
     pub(super) fn verify(&mut self, item: &Item) {
         let (relation, old) = match item {
             Item::Update { relation, old: Some(old), .. } | Item::Delete { relation, old } => (relation, old),
+            Item::Truncate { relations } => {
+                let unclear = relations.iter().any(|relation| self.is_looked_up(relation.id));
+                return self.owners.doubt_if(unclear);
+            }
+            Item::Message { prefix, content } if prefix == DDL && !self.watch.pending => {
+                let unclear = Ddl::read(content).relations().any(|oid| self.is_looked_up(oid));
+                return self.owners.doubt_if(unclear);
+            }
             _ => return,
         };
         let Some(table) = self.layout.by_relation(relation) else { return };
-        if !self.layout.tables[table].fits(relation) {
-            return;
+        if !self.layout.tables[table].begins(relation) {
+            return self.owners.doubt_if(self.is_looked_up(relation.id));
         }
         let old = self.old_row(table, old.clone());
-        if let Ok(link) = link_of(self.layout, table, &old) {
-            self.owners.verify(self.layout, table, &old, &link);
+        match link_of(self.layout, table, &old) {
+            Ok(link) => self.owners.verify(self.layout, table, &old, &link),
+            Err(_) => self.owners.doubt_if(self.is_looked_up(relation.id)),
         }
+    }
+
+    /// Rows of this table own others.
+    fn is_looked_up(&self, oid: u32) -> bool {
+        self.layout.by_oid(oid).is_some_and(|table| !self.layout.tables[table].referenced.is_empty())
     }
 
     /// Parent rows that changes wait for.
@@ -433,6 +564,10 @@ impl<'a> Poll<'a> {
     /// Tells events and commits; rows of tables that are read again come behind.
     pub(super) fn finish(mut self, boundary: Boundary) -> Result<Finished<'a>, CaptureError> {
         self.flush()?;
+        // What has a place of its own comes before what stands at the end.
+        for event in self.events {
+            self.sink.table_event(event)?;
+        }
         let mut again = Vec::new();
         for (table, reason) in std::mem::take(&mut self.reread) {
             let captured = &self.layout.tables[table];
@@ -449,10 +584,7 @@ impl<'a> Poll<'a> {
                 reason,
             })?;
         }
-        for event in self.events {
-            self.sink.table_event(event)?;
-        }
-        if again.is_empty() {
+        if again.is_empty() && !self.coarse {
             for commit in self.commits {
                 self.sink.commit(commit)?;
             }
