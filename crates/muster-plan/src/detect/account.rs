@@ -319,7 +319,7 @@ impl<'a> Walk<'_, 'a> {
                 }
             }
         }
-        self.whole_tables((number, start), frames, counts, &mut here);
+        self.whole_tables((number, start), frames, (counts, early), &mut here);
         for (kind, step) in here {
             steps.entry(kind).or_default().push(Step { segment: number, ..step });
         }
@@ -330,7 +330,7 @@ impl<'a> Walk<'_, 'a> {
         &self,
         (number, start): (u32, Position),
         frames: &[LogFrame],
-        counts: &mut BTreeMap<u32, TableCount>,
+        (counts, early): (&mut BTreeMap<u32, TableCount>, &mut BTreeMap<u32, i64>),
         here: &mut BTreeMap<Kind, Step>,
     ) {
         let segment = number as usize;
@@ -338,14 +338,18 @@ impl<'a> Walk<'_, 'a> {
             // A truncation stands right before its commit.
             let truncates = reset.2.event == TableEventKind::Truncated;
             let done = |position| if truncates { position < start } else { position <= start };
-            if reset.2.position.is_some_and(done) {
+            // What has a place of its own has an exact time, too.
+            let timed = reset.2.position.is_some() && reset.2.event != TableEventKind::Reread;
+            if reset.2.position.is_some_and(done) || (timed && reset.2.at > self.to) {
                 continue;
             }
             let of_table = frames.iter().filter(|frame| self.table_of(number, frame) == Some(reset.1));
             let rows: i64 = of_table.map(|frame| rows_behind(number, frame, reset.2)).sum();
             let Some(count) = counts.get_mut(&reset.1) else { continue };
             let lost = std::mem::replace(&mut count.rows, rows.max(0)) - rows.max(0);
-            if lost != 0 {
+            if timed && reset.2.at < self.from {
+                *early.entry(reset.1).or_default() -= lost;
+            } else if lost != 0 {
                 let step = here.entry(count.kind.clone()).or_default();
                 step.lose(lost, self.is_directory(reset.1), None);
                 let whole = WholeTable { at: reset.2.at, position: reset.2.position };
