@@ -466,14 +466,14 @@ fn dropped_tables_are_losses_at_their_commits() {
     let detection = found(&[&script], 5.0, 60.0);
     assert_eq!(names(&detection), ["a", "b"]);
     assert_eq!(detection.table_losses.iter().map(|loss| loss.at).collect::<Vec<_>>(), [at(10.5), at(11.0)]);
-    let issues = store(&detection, "product:jira-software").unwrap();
-    assert_eq!((issues.rows_before - issues.rows_after, issues.first_loss_at), (10, at(10.5)));
-    assert_eq!(issues.before.as_ref().map(|before| before.position), Some(positions[1]));
-    assert_eq!(issues.reached, Some(Boundary { position: positions[0], at: at(10.2) }));
+    let rows = |rows| [("a", rows), ("b", rows)].map(|(name, rows)| (site(name), rows)).into();
+    assert_eq!(detection.table_losses[0].sites, rows(10));
+    assert_eq!(detection.table_losses[1].sites, rows(1));
     let sites = store(&detection, "metadata").unwrap();
     assert_eq!(sites.before.as_ref().map(|before| before.position), Some(positions[3]));
     assert_eq!(sites.reached, Some(Boundary { position: positions[2], at: at(10.7) }));
-    assert!(detection.lost.iter().all(|lost| lost.first_loss_at == at(10.5)));
+    // The product lost a table, and not most of its rows.
+    assert_eq!(store(&detection, "product:jira-software"), None);
 }
 
 #[test]
@@ -493,6 +493,7 @@ fn a_dropped_schema_takes_every_site_at_one_commit() {
         for store in &lost.stores {
             assert_eq!(store.reached, Some(Boundary { position: positions[0], at: at(10.2) }));
         }
+        assert_eq!(lost.incident_site().before.len(), lost.stores.len());
     }
 }
 

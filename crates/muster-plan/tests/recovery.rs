@@ -289,7 +289,7 @@ fn a_table_dropped_at_a_commit_has_its_rows_up_to_there() {
         position: Position(segment.after.position.0 + offset),
         at: at(seconds),
     };
-    let commits = [commit(10, 5.0), commit(20, 6.0), commit(30, 7.0)];
+    let commits = [commit(10, 5.0), commit(20, 6.0), commit(30, 10.0)];
     segment.commits = commits.to_vec();
     segment.boundary.position = commits[2].position;
     (segment.table_events[0].at, segment.table_events[0].position) = (at(6.0), Some(commits[1].position));
@@ -302,7 +302,7 @@ fn a_table_dropped_at_a_commit_has_its_rows_up_to_there() {
     };
     assert_eq!(rows(5.5), (commits[0].position, 5));
     assert_eq!(rows(6.5), (commits[1].position, 2));
-    assert_eq!(rows(7.0), (commits[2].position, 2));
+    assert_eq!(rows(10.0), (commits[2].position, 2));
 }
 
 #[test]

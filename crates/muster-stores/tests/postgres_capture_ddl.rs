@@ -14,7 +14,8 @@ const TENANT: &str = "CREATE TABLE p (site text NOT NULL, id int, v text, PRIMAR
     CREATE TABLE q (site text NOT NULL, id int, v text, PRIMARY KEY (site, id));
     INSERT INTO p VALUES ('a', 1, 'x'), ('b', 1, NULL); INSERT INTO q VALUES ('a', 1, 'x'), ('c', 1, NULL);";
 
-const FAMILY: &str = "CREATE TABLE p (id int PRIMARY KEY, site text NOT NULL, v text); ALTER TABLE p REPLICA IDENTITY FULL;
+const FAMILY: &str =
+    "CREATE TABLE p (id int PRIMARY KEY, site text NOT NULL, v text); ALTER TABLE p REPLICA IDENTITY FULL;
     CREATE TABLE c (id int PRIMARY KEY, up int NOT NULL, v text); ALTER TABLE c REPLICA IDENTITY FULL;
     INSERT INTO p VALUES (1, 'a', ''), (2, 'b', ''); INSERT INTO c VALUES (1, 1, ''), (2, 2, '');";
 
@@ -49,16 +50,17 @@ fn run_timed(shard: &mut Shard, sql: &str) -> (std::ops::Range<Position>, Timest
     let id: String = transaction.query_one("SELECT pg_current_xact_id()::text", &[]).unwrap().get(0);
     transaction.commit().unwrap();
     shard.keep_truth();
-    let sql = format!(
-        "SELECT round(extract(epoch FROM pg_xact_commit_timestamp('{id}'::xid)) * 1000000)::bigint"
-    );
+    let sql =
+        format!("SELECT round(extract(epoch FROM pg_xact_commit_timestamp('{id}'::xid)) * 1000000)::bigint");
     let at = Timestamp::from_micros(shard.conn.query_one(&sql, &[]).unwrap().get(0));
     (before..end_of_log(shard), at)
 }
 
 fn dropped(shard: &Shard, table: &str) -> TableEvent {
-    let mut found =
-        shard.last_events.iter().filter(|event| event.event == TableEventKind::Dropped && event.table == table);
+    let mut found = shard
+        .last_events
+        .iter()
+        .filter(|event| event.event == TableEventKind::Dropped && event.table == table);
     let event = found.next().unwrap_or_else(|| panic!("{:?}", shard.events())).clone();
     assert!(found.next().is_none(), "twice: {:?}", shard.last_events);
     event
@@ -97,7 +99,9 @@ fn every_commit_up_to_an_altered_table_is_a_recovery_point() {
 fn what_a_transaction_with_ddl_writes_belongs_to_it() {
     let mut shard = tenant();
     shard.run("INSERT INTO p VALUES ('a', 2, 'x')");
-    shard.run("INSERT INTO p VALUES ('a', 3, 'x'); ALTER TABLE p ADD n int; UPDATE p SET n = id; DELETE FROM q");
+    shard.run(
+        "INSERT INTO p VALUES ('a', 3, 'x'); ALTER TABLE p ADD n int; UPDATE p SET n = id; DELETE FROM q",
+    );
     shard.run("INSERT INTO p VALUES ('a', 4, 'x', 4)");
     shard.poll();
     assert_eq!((shard.polls, shard.compared), (2, 3));
@@ -254,7 +258,10 @@ fn several_ddls_in_a_row_end_in_one_reading() {
 #[test]
 fn a_truncation_before_a_ddl_is_no_rewrite() {
     let mut shard = tenant();
-    shard.run("TRUNCATE p").run("INSERT INTO p VALUES ('a', 2, 'x')").run("TRUNCATE q; INSERT INTO q VALUES ('n', 1, '')");
+    shard
+        .run("TRUNCATE p")
+        .run("INSERT INTO p VALUES ('a', 2, 'x')")
+        .run("TRUNCATE q; INSERT INTO q VALUES ('n', 1, '')");
     shard.run("ALTER TABLE p ADD CHECK (id > 0)").run("INSERT INTO p VALUES ('a', 3, 'x')");
     shard.poll();
     assert_eq!((shard.polls, shard.events()), (1, vec!["Truncated p".to_owned(), "Truncated q".to_owned()]));
@@ -337,7 +344,9 @@ fn a_message_that_is_a_lie_costs_no_row() {
         "{\"failed\": \"out of words\"}".to_owned(),
     ] {
         shard.run("UPDATE q SET v = 'before'");
-        shard.run(&format!("SELECT pg_logical_emit_message(true, 'muster.ddl', '{lie}'); UPDATE p SET v = 'y'"));
+        shard.run(&format!(
+            "SELECT pg_logical_emit_message(true, 'muster.ddl', '{lie}'); UPDATE p SET v = 'y'"
+        ));
         shard.run("UPDATE q SET v = 'behind'");
         shard.poll();
         assert_eq!(shard.events(), Vec::<String>::new(), "{lie}");
@@ -407,7 +416,8 @@ fn what_init_installs_remove_takes_away() {
     assert!(!shard.source.init().unwrap().unchanged);
     assert_eq!(capture_notes(&shard.url).unwrap(), Vec::<String>::new());
     shard.source.remove().unwrap();
-    let left: i64 = session(&shard.url).query_one("SELECT count(*) FROM pg_event_trigger", &[]).unwrap().get(0);
+    let left: i64 =
+        session(&shard.url).query_one("SELECT count(*) FROM pg_event_trigger", &[]).unwrap().get(0);
     assert_eq!(left, 0);
     shard.conn.batch_execute("ALTER TABLE p ADD n int; DROP TABLE q").unwrap();
 }
@@ -419,7 +429,9 @@ fn ddl_that_nobody_told_of_is_noticed() {
     shard.run("ALTER EVENT TRIGGER muster_ddl DISABLE; ALTER EVENT TRIGGER muster_ddl_drop DISABLE");
     shard.run("ALTER TABLE p ALTER v TYPE text USING upper(v)").run("INSERT INTO q VALUES ('a', 2, 'x')");
     shard.run("DROP TABLE q");
-    shard.run("ALTER EVENT TRIGGER muster_ddl ENABLE ALWAYS; ALTER EVENT TRIGGER muster_ddl_drop ENABLE ALWAYS");
+    shard.run(
+        "ALTER EVENT TRIGGER muster_ddl ENABLE ALWAYS; ALTER EVENT TRIGGER muster_ddl_drop ENABLE ALWAYS",
+    );
     shard.run("INSERT INTO p VALUES ('a', 3, 'x')");
     shard.poll();
     let mut events = shard.events();

@@ -118,6 +118,8 @@ pub(super) struct SiteAccount<'a> {
     pub(super) stores: Vec<StoreAccount<'a>>,
     marked: Vec<(&'a ShardName, Kind, &'a Mark, u64, ChangeStamp, ChangeStamp)>,
     directory_marked: i64,
+    /// Tables that were dropped or truncated, with the rows that went so.
+    pub(super) whole_tables: Vec<(&'a ShardName, &'a TableEvent, u64)>,
 }
 
 impl<'a> SiteAccount<'a> {
@@ -129,7 +131,8 @@ impl<'a> SiteAccount<'a> {
         from: Timestamp,
         to: Timestamp,
     ) -> Self {
-        let mut account = Self { stores: Vec::new(), marked: Vec::new(), directory_marked: 0 };
+        let mut account =
+            Self { stores: Vec::new(), marked: Vec::new(), directory_marked: 0, whole_tables: Vec::new() };
         for trace in &history.traces {
             let Some(shard) = index.shard(&trace.shard) else { continue };
             let number = trace.incarnation as usize;
@@ -319,7 +322,7 @@ impl<'a> Walk<'_, 'a> {
                 }
             }
         }
-        self.whole_tables((number, start), frames, (counts, early), &mut here);
+        self.whole_tables((number, start), frames, (counts, early), (&mut here, account));
         for (kind, step) in here {
             steps.entry(kind).or_default().push(Step { segment: number, ..step });
         }
@@ -331,7 +334,7 @@ impl<'a> Walk<'_, 'a> {
         (number, start): (u32, Position),
         frames: &[LogFrame],
         (counts, early): (&mut BTreeMap<u32, TableCount>, &mut BTreeMap<u32, i64>),
-        here: &mut BTreeMap<Kind, Step>,
+        (here, account): (&mut BTreeMap<Kind, Step>, &mut SiteAccount<'a>),
     ) {
         let segment = number as usize;
         for reset in self.index.resets_in(segment..segment + 1) {
@@ -350,6 +353,9 @@ impl<'a> Walk<'_, 'a> {
             if timed && reset.2.at < self.from {
                 *early.entry(reset.1).or_default() -= lost;
             } else if lost != 0 {
+                if reset.2.event != TableEventKind::Reread && lost > 0 {
+                    account.whole_tables.push((&self.trace.shard, reset.2, lost.unsigned_abs()));
+                }
                 let step = here.entry(count.kind.clone()).or_default();
                 step.lose(lost, self.is_directory(reset.1), None);
                 let whole = WholeTable { at: reset.2.at, position: reset.2.position };

@@ -478,7 +478,6 @@ impl Shard {
     }
 
     fn delivered(&self) -> Vec<String> {
-
         let one = |delivered: &Delivered| {
             let op = match delivered.change.op {
                 Op::Insert { .. } => "insert",

@@ -96,7 +96,9 @@ impl Ddl {
         }
         let reshapes = |table: &Touched| match layout.by_oid(table.oid) {
             Some(number) => !table.is_as(&layout.tables[number], was_emptied(number)),
-            None => declared(&table.topology_name()) || table.parts.iter().any(|part| layout.has_part(part.oid)),
+            None => {
+                declared(&table.topology_name()) || table.parts.iter().any(|part| layout.has_part(part.oid))
+            }
         };
         if self.tables.iter().any(reshapes) {
             return Effect::Reshapes;

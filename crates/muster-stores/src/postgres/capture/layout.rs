@@ -177,9 +177,9 @@ impl Layout {
         dropped: &BTreeSet<usize>,
         emptied: &BTreeSet<usize>,
     ) -> bool {
-        let mut there = before.present().filter(|table| {
-            before.by_oid(table.live.oid).is_none_or(|number| !dropped.contains(&number))
-        });
+        let mut there = before
+            .present()
+            .filter(|table| before.by_oid(table.live.oid).is_none_or(|number| !dropped.contains(&number)));
         let same = |(one, other): (&Captured, &Captured)| {
             let emptied = before.by_oid(other.live.oid).is_some_and(|number| emptied.contains(&number));
             one.reads_like(other, emptied)
@@ -245,9 +245,9 @@ impl Captured {
     }
 
     /// These are its stored columns.
-    pub(super) fn has_columns<'c>(&self, theirs: impl Iterator<Item = (&'c str, u32, i32)>) -> bool {
-        let ours = self.columns.iter();
-        ours.map(|(name, oid, modifier)| (name.as_str(), *oid, *modifier)).eq(theirs.map(|column| column))
+    pub(super) fn has_columns<'c>(&self, mut theirs: impl Iterator<Item = (&'c str, u32, i32)>) -> bool {
+        let mut ours = self.columns.iter().map(|(name, oid, modifier)| (name.as_str(), *oid, *modifier));
+        ours.all(|ours| theirs.next() == Some(ours)) && theirs.next().is_none()
     }
 
     /// Its rows in the log mean what they meant for `before`.

@@ -4,14 +4,15 @@
 //! - Transactions that were read before are passed over: a session that begins anew repeats nothing.
 //! - A change of a table that has to be read again whole is not handed on: its rows at the boundary stand for it.
 
+mod watch;
+
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use muster_rows::{Op, Row};
 use muster_types::segment::{ChangeStamp, Commit, Mark, TableEvent, TableEventKind};
-use muster_types::topology::TableConfig;
-use muster_types::{Boundary, ChangeKey, Kind, Position, Timestamp};
+use muster_types::{Boundary, ChangeKey, Position, Timestamp};
 
 use super::buffer::{self, Buffer, completed, reduced};
 use super::ddl::{DDL, Ddl};
@@ -20,6 +21,7 @@ use super::owner::{Link, Node, Owners, link_of};
 use super::pgoutput::{OldImage, Relation};
 use super::stream::Item;
 use crate::capture::{CaptureError, ChangeSink};
+pub(super) use watch::Watch;
 
 /// Changes in memory before they are handed on.
 const BUFFER_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -48,21 +50,6 @@ struct Transaction {
 pub(super) struct Committed {
     pub(super) heartbeat: Option<String>,
     pub(super) end: u64,
-}
-
-/// What the log's DDL is held against.
-#[derive(Default)]
-pub(super) struct Watch {
-    /// Tables that are captured before the poll and not at its end, by oid.
-    pub(super) leaving: BTreeMap<u32, (String, Kind)>,
-    /// Relations with rows of captured tables, before the poll or at its end.
-    pub(super) concerned: BTreeSet<u32>,
-    /// Tables that may be captured once they are there.
-    pub(super) declared: BTreeMap<String, TableConfig>,
-    /// Whoever reads the log ends the poll before a DDL behind which the layout does not fit.
-    pub(super) judged: bool,
-    /// The layout is not that of the live tables: what is looked up there is held against them by whoever does so.
-    pub(super) pending: bool,
 }
 
 /// See the module.
@@ -155,21 +142,6 @@ impl<'a> Poll<'a> {
 
     pub(super) fn was_truncated(&self, table: usize) -> bool {
         self.truncated.contains(&table)
-    }
-
-    /// Tables that were dropped, and those that were emptied.
-    pub(super) fn whole_tables(&self) -> (&BTreeSet<usize>, &BTreeSet<usize>) {
-        (&self.dropped, &self.truncated)
-    }
-
-    /// Partitions that came empty, so that the log has all of their rows.
-    pub(super) fn created(&self) -> &BTreeSet<u32> {
-        &self.created
-    }
-
-    /// The log told when the table left.
-    pub(super) fn has_left(&self, name: &str) -> bool {
-        self.left.contains(name)
     }
 
     /// Only the end is a recovery point.
@@ -413,53 +385,6 @@ impl<'a> Poll<'a> {
             at: transaction.at,
             position: Some(Position(transaction.position.0 - 1)),
             reason: "TRUNCATE".to_owned(),
-        });
-    }
-
-    /// Notes what a DDL did as a whole. Its message stands in its transaction behind what it did.
-    fn ddl(&mut self, transaction: &mut Transaction, ddl: &Ddl) {
-        for gone in &ddl.dropped {
-            self.leave(transaction, gone.oid, &ddl.tag);
-        }
-        for table in &ddl.tables {
-            let name = table.topology_name();
-            if self.watch.leaving.get(&table.oid).is_some_and(|(known, _)| *known != name) {
-                self.leave(transaction, table.oid, &format!("it was renamed to `{name}`"));
-            }
-            // One that was there before may come with rows.
-            if ddl.tag != "CREATE TABLE" {
-                self.created.retain(|oid| !table.has_part(*oid));
-            }
-        }
-        self.created.extend(ddl.new_partitions());
-        let first = self.first == Some(transaction.position);
-        if !self.watch.judged && !first && self.concerns(ddl) {
-            self.coarse = true;
-        }
-    }
-
-    fn concerns(&self, ddl: &Ddl) -> bool {
-        ddl.failed.is_some()
-            || ddl.relations().any(|oid| self.watch.concerned.contains(&oid))
-            || ddl.tables.iter().any(|table| self.watch.declared.contains_key(&table.topology_name()))
-    }
-
-    /// A captured table is gone with this transaction, which makes void what else it did to it.
-    fn leave(&mut self, transaction: &mut Transaction, oid: u32, reason: &str) {
-        let Some((table, kind)) = self.watch.leaving.remove(&oid) else { return };
-        transaction.counts = true;
-        if let Some(number) = self.layout.by_oid(oid) {
-            self.buffer.forget(number, Some(transaction.position));
-            self.dropped.insert(number);
-        }
-        self.left.insert(table.clone());
-        self.events.push(TableEvent {
-            table,
-            kind,
-            event: TableEventKind::Dropped,
-            at: transaction.at,
-            position: Some(transaction.position),
-            reason: reason.to_owned(),
         });
     }
 

@@ -117,8 +117,7 @@ pub(super) async fn begin(
 }
 
 /// Of a shard that an older muster began.
-const LAYOUT_COLUMNS: &str =
-    "ALTER TABLE muster.capture ADD COLUMN IF NOT EXISTS layout text, ADD COLUMN IF NOT EXISTS layout_at bigint";
+const LAYOUT_COLUMNS: &str = "ALTER TABLE muster.capture ADD COLUMN IF NOT EXISTS layout text, ADD COLUMN IF NOT EXISTS layout_at bigint";
 
 /// `layout`, as JSON, holds at `at`; without one, that which was written last still does.
 pub(super) async fn write_layout(

@@ -34,9 +34,9 @@ pub(super) async fn install(client: &mut Client) -> Result<Result<bool, String>,
         Ok(()) => Ok(Ok(!missing.is_empty())),
         // Someone with more rights installed them before.
         Err(error) if is_refusal(&error) && missing.is_empty() => Ok(Ok(false)),
-        Err(error) if is_refusal(&error) => {
-            Ok(Err(error.as_db_error().map_or_else(|| error.to_string(), |answer| answer.message().to_owned())))
-        }
+        Err(error) if is_refusal(&error) => Ok(Err(error
+            .as_db_error()
+            .map_or_else(|| error.to_string(), |answer| answer.message().to_owned()))),
         Err(error) => Err(error),
     }
 }
@@ -65,7 +65,11 @@ async fn create(client: &mut Client, missing: &[&str]) -> Result<(), Error> {
 pub(super) async fn missing(client: &impl GenericClient) -> Result<Vec<&'static str>, Error> {
     let rows = client.query("SELECT evtname::text FROM pg_event_trigger WHERE evtenabled = 'A'", &[]).await?;
     let there: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-    Ok(TRIGGERS.iter().map(|(name, _)| *name).filter(|name| !there.iter().any(|known| known == name)).collect())
+    Ok(TRIGGERS
+        .iter()
+        .map(|(name, _)| *name)
+        .filter(|name| !there.iter().any(|known| known == name))
+        .collect())
 }
 
 /// Takes them away. The function goes with its schema.

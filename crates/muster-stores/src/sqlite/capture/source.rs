@@ -431,7 +431,8 @@ impl CaptureSource for SqliteSource {
             for name in &newly_told {
                 sink.table_event(undeclared_event(name, boundary.at, view))?;
             }
-            let polled = Polled { boundary, changes: count, undeclared: view.undeclared.clone(), more: false };
+            let polled =
+                Polled { boundary, changes: count, undeclared: view.undeclared.clone(), more: false };
             Ok((polled, view.pending.clone()))
         })?;
         self.told.extend(newly_told);

@@ -77,7 +77,10 @@ impl PostgresSource {
                 }
                 Exact::AtDdl(reached) => from = reached,
                 Exact::Impossible(reason) => {
-                    tracing::info!("shard `{}`: only the end of this poll is a recovery point: {reason}", self.shard);
+                    tracing::info!(
+                        "shard `{}`: only the end of this poll is a recovery point: {reason}",
+                        self.shard
+                    );
                     coarse = true;
                     self.end_stream().await?;
                     self.open_stream(after.position).await?;

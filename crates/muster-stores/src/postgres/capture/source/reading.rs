@@ -243,7 +243,11 @@ impl PostgresSource {
     }
 
     /// Hands on what can be, looking up owners in the live tables where that is needed.
-    pub(super) async fn make_room(&mut self, layout: &Layout, poll: &mut Poll<'_>) -> Result<(), CaptureError> {
+    pub(super) async fn make_room(
+        &mut self,
+        layout: &Layout,
+        poll: &mut Poll<'_>,
+    ) -> Result<(), CaptureError> {
         poll.flush()?;
         if poll.is_half_full() {
             self.look_up(layout, poll).await?;
