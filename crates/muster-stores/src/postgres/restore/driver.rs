@@ -7,14 +7,14 @@ use async_trait::async_trait;
 use muster_engine::driver::{
     ClaimRefusal, DriverError, LoggedChange, PublishRecord, RowBatch, StoreDriver, StoreProbe, StoreWork,
 };
-use muster_types::journal::{NeighbourDigest, Published, TableDigest};
+use muster_types::journal::{Migrated, NeighbourDigest, Published, TableDigest};
 use muster_types::plan::LiveStore;
 use muster_types::topology::TableConfig;
 use muster_types::{Epoch, Position, RunId, ShardName, StoreId};
 use tokio::sync::mpsc;
 
 use super::shard::Shard;
-use super::{fence, look, probe, proof, publish, stage};
+use super::{fence, look, migrate, probe, proof, publish, stage};
 use crate::postgres::system;
 
 /// The restore side of one database.
@@ -60,6 +60,10 @@ impl StoreDriver for PostgresDriver {
 
     async fn digest_staged(&self, work: &StoreWork) -> Result<BTreeMap<String, TableDigest>, DriverError> {
         stage::digest_staged(&self.shard, work).await
+    }
+
+    async fn migrate(&self, work: &StoreWork) -> Result<Option<Migrated>, DriverError> {
+        migrate::migrate(&self.shard, work).await
     }
 
     async fn publish(

@@ -24,6 +24,7 @@ mod errors;
 mod fence;
 mod live;
 mod look;
+mod migrate;
 mod overwrite;
 mod owner;
 mod privileges;

@@ -11,6 +11,7 @@ use tokio_postgres::{Client, Error};
 
 use super::compare::compare;
 use super::live::{KindTable, definitions, kind_tables};
+use super::migrate;
 use super::privileges;
 use super::shard::{Catalog, Shard};
 
@@ -36,7 +37,9 @@ pub(super) async fn probe(shard: &Shard, stores: &[StoreProbe]) -> Result<Vec<Li
         }
         let rows = counts.get(kind).and_then(|counts| counts.get(&probe.store.site));
         let differences = |table: &muster_types::table::CapturedTable| {
-            compare(&table.def, catalog.tables.get(&table.def.name)).texts()
+            let mut found = compare(&table.def, catalog.tables.get(&table.def.name));
+            migrate::foresee(shard, &table.def, &mut found);
+            found.texts()
         };
         found.push(LiveStore {
             rows: rows.copied().unwrap_or(0),

@@ -44,12 +44,13 @@ pub(super) async fn check(
             if let Some(row) = found {
                 return Err(shard.permanent(
                     format!(
-                        "{}: a row of table `{}` refers by ({}) to ({}) of table `{}`, which is not there",
+                        "{}: a row of table `{}` refers by ({}) to ({}) of table `{}`, which is not there (foreign key `{}`)",
                         work.store,
                         table.name(),
                         key.columns.join(", "),
                         shortened(row.get(0)),
                         key.parent_table,
+                        key.name,
                     ),
                     "restore the store that holds the missing row first, or to the same moment",
                 ));

@@ -31,7 +31,7 @@ use crate::postgres::schema::quote;
 use crate::postgres::system::DDL_LOCK;
 
 /// The column that rows of one attempt share; no application names a column so.
-const ATTEMPT: &str = "\"muster:attempt\"";
+pub(super) const ATTEMPT: &str = "\"muster:attempt\"";
 
 /// Bytes handed to the connection at once.
 const CHUNK_BYTES: usize = 128 * 1024;
