@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed step of a test must end it")]
 
 mod crashes;
+mod migrations;
 mod neighbours;
 mod publishing;
 mod races;
