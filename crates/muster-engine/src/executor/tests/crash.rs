@@ -29,7 +29,10 @@ async fn every_crash_point_of_a_small_run() {
     let mut crashes = 0;
     for point in [Point::BeforeEntry, Point::AfterEntry, Point::BeforeEffect, Point::AfterEffect] {
         for nth in 1.. {
-            let world = World::new(2, nth % 2 == 0).await;
+            let mut world = World::new(2, nth % 2 == 0).await;
+            if nth % 4 < 2 {
+                world.migrate();
+            }
             let mut options = world.options();
             options.faults = Faults::at(point, nth);
             let engine = world.engine(options.clone());
