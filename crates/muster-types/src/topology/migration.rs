@@ -74,12 +74,12 @@ pub(super) fn migrations(findings: &mut Findings<'_>, table: &mut Section<'_>) -
 /// A statement changes the staged rows, and ends no transaction.
 fn check(findings: &mut Findings<'_>, statement: &At<String>) {
     let words: Vec<&str> = statement.value.split_whitespace().collect();
-    let begins = |beginning: &&str| {
+    let begins = |beginning: &str| {
         let wanted: Vec<&str> = beginning.split(' ').collect();
         let matches = wanted.iter().zip(&words).all(|(wanted, word)| word.eq_ignore_ascii_case(wanted));
         matches && words.get(wanted.len()).is_some_and(|word| word.starts_with(STAGED))
     };
-    if !BEGINNINGS.iter().any(|beginning| begins(&beginning)) {
+    if !BEGINNINGS.iter().any(|beginning| begins(beginning)) {
         let ways: Vec<String> = BEGINNINGS.iter().map(|beginning| format!("{beginning} {STAGED}")).collect();
         let what = format!("`{}` does not begin by naming the staged rows", statement.value);
         findings.add(statement.at, what, format!("begin with one of {}", listed(&ways)));
