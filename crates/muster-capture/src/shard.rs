@@ -32,6 +32,8 @@ pub struct Recorded {
     pub appended: bool,
     /// Tables that are in the shard and not captured.
     pub undeclared: Vec<String>,
+    /// The last poll ended early: more is there to be read at once.
+    more: bool,
 }
 
 /// The log of the current incarnation, and where to go on.
@@ -130,7 +132,18 @@ impl ShardCapture {
             }
             open.has_snapshot = true;
         }
-        self.record(open, watermark).await
+        let mut recorded = self.record(open, watermark).await?;
+        // Every poll that ends early ends behind where it began: the present is reached.
+        while recorded.more {
+            let Some(open) = self.open.take() else { break };
+            let next = self.record(open, watermark).await?;
+            recorded = Recorded {
+                changes: recorded.changes + next.changes,
+                appended: recorded.appended || next.appended,
+                ..next
+            };
+        }
+        Ok(recorded)
     }
 
     /// Fails when another capture has taken the log on since the last cycle.
@@ -354,7 +367,7 @@ impl ShardCapture {
             let (shard, tables) = (self.shard.clone(), polled.undeclared.clone());
             (self.events)(CaptureEvent::Undeclared { shard, tables });
         }
-        let Polled { boundary, changes, undeclared } = polled;
+        let Polled { boundary, changes, undeclared, more } = polled;
         let append = watermark || !spooled.is_empty() || boundary.position > base.position;
         if append {
             let appended = open.chain.append(spooled, base, boundary, offset, &self.writer).await;
@@ -375,7 +388,7 @@ impl ShardCapture {
         }
         let boundary = open.base;
         self.open = Some(open);
-        Ok(Recorded { boundary, changes, appended: append, undeclared })
+        Ok(Recorded { boundary, changes, appended: append, undeclared, more })
     }
 
     async fn acknowledge(&mut self, head: &ChainHead) -> Result<(), CaptureFailure> {

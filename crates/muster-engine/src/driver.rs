@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use muster_rows::{Change, Row};
-use muster_types::journal::{NeighbourDigest, Published, TableDigest};
+use muster_types::journal::{Migrated, NeighbourDigest, Published, TableDigest};
 use muster_types::plan::LiveStore;
 use muster_types::segment::Mark;
 use muster_types::table::CapturedTable;
@@ -88,6 +88,21 @@ pub struct StoreWork {
 }
 
 impl StoreWork {
+    /// With its tables as migrations left them.
+    #[must_use]
+    pub fn migrated(mut self, migrated: Option<&Migrated>) -> Self {
+        if let Some(migrated) = migrated {
+            let mut tables = self.tables.to_vec();
+            for table in &mut tables {
+                if let Some(found) = migrated.tables.get(&table.def.name) {
+                    table.def = found.def.clone();
+                }
+            }
+            self.tables = Arc::new(tables);
+        }
+        self
+    }
+
     /// The mark that the publish transaction leaves.
     pub fn mark(&self) -> Mark {
         Mark { run: self.run.clone(), step: format!("publish/{}", self.store), epoch: self.epoch }
@@ -196,11 +211,17 @@ pub trait StoreDriver: Send + Sync {
     /// Reads the staged rows back: rows and digest by table, every table of the work present.
     async fn digest_staged(&self, work: &StoreWork) -> Result<BTreeMap<String, TableDigest>, DriverError>;
 
+    /// Applies the declared migrations that the staged rows need, beside what is staged, in one transaction; none where
+    /// none applies. Repeatable: it begins with what is staged. The publish gets what [`StoreWork::migrated`] makes of it.
+    async fn migrate(&self, _work: &StoreWork) -> Result<Option<Migrated>, DriverError> {
+        Ok(None)
+    }
+
     /// Makes the staged rows live in one transaction that also checks epoch, claim, definitions, that the site is not
     /// alive and that no key is held by another site, and that records that it happened. If this run has published
     /// the store already, returns that record and does nothing.
     ///
-    /// `expected` is what [`Self::digest_staged`] gave; the rows that really became live are compared with it before
+    /// `expected` is what [`Self::digest_staged`] gave, or [`Self::migrate`] made of it; the rows that really became live are compared with it before
     /// the commit.
     async fn publish(
         &self,

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use muster_types::format::FORMAT;
-use muster_types::journal::{Outcome, Record};
-use muster_types::plan::{Plan, SitePlan, StepKey, StorePlan};
+use muster_types::journal::{AppliedMigration, Outcome, Record};
+use muster_types::plan::{Note, Plan, Restoration, Severity, SitePlan, StepKey, StorePlan};
 use muster_types::report::{
     Distribution, Failure, ProofReport, Report, ShardProof, SiteReport, StepTimes, StoreReport, Totals,
 };
@@ -51,9 +51,35 @@ pub fn of_state(run: &RunId, plan: &Plan, state: &RunState) -> Report {
         rto_outage: over(|site| site.rto_outage_seconds, |site| site.rto_target_seconds),
         rpo: over(|site| site.rpo_seconds, |site| site.rpo_target_seconds),
         proof: proof(plan, state),
-        notes: plan.notes.clone(),
+        notes: plan.notes.iter().cloned().chain(migrations(plan, state)).collect(),
         sites,
     }
+}
+
+/// What declared migrations did, by store.
+fn migrations<'p>(plan: &'p Plan, state: &'p RunState) -> impl Iterator<Item = Note> + use<'p> {
+    let stores = plan.sites.iter().flat_map(|site| {
+        let restored = site.stores.iter().filter(|store| store.restoration == Restoration::Restored);
+        restored.map(|store| StoreId { site: site.site.clone(), kind: store.kind.clone() })
+    });
+    stores.flat_map(move |store| {
+        let verified = state.step(&StepKey::Verify(store.clone())).and_then(|step| step.outcome.as_ref());
+        let migrated = match verified {
+            Some(Outcome::Verified { migrated: Some(migrated), .. }) => migrated.applied.as_slice(),
+            _ => &[],
+        };
+        let note = |applied: &AppliedMigration| Note {
+            severity: Severity::Info,
+            code: "migrated".to_owned(),
+            subject: store.to_string(),
+            text: format!(
+                "migration `{}` was applied to table `{}`: {} rows before, {} after",
+                applied.name, applied.table, applied.rows_before, applied.rows_after
+            ),
+            hint: "its statements stand in the topology".to_owned(),
+        };
+        migrated.iter().map(note).collect::<Vec<_>>()
+    })
 }
 
 /// Percentiles by nearest rank: the smallest value that at least so many percent of the sites do not exceed.

@@ -155,6 +155,8 @@ pub struct TableLoss {
     pub at: Timestamp,
     /// In words.
     pub reason: String,
+    /// Of a table that was dropped or truncated: the sites that had rows in it, and how many.
+    pub sites: BTreeMap<SiteId, u64>,
 }
 
 /// Reads the log between `from` and `to`, both included. The catalog must hold every site of interest.
@@ -171,6 +173,16 @@ pub fn detect(
     for (site, history) in &catalog.sites {
         let account = SiteAccount::new(topology, &index, &moves, history, from, to);
         detection.marked.extend(account.marked(site));
+        for (shard, event, rows) in &account.whole_tables {
+            let mut losses = detection.table_losses.iter_mut();
+            let of_event = |loss: &&mut TableLoss| {
+                (&loss.shard, &loss.table, loss.event, loss.at)
+                    == (*shard, &event.table, event.event, event.at)
+            };
+            if let Some(loss) = losses.find(of_event) {
+                *loss.sites.entry(site.clone()).or_default() += rows;
+            }
+        }
         detection.lost.extend(judge(site, &account, options));
     }
     detection.lost.sort_by(|a, b| (a.first_loss_at, &a.site).cmp(&(b.first_loss_at, &b.site)));
@@ -275,13 +287,14 @@ fn table_losses(catalog: &Catalog, from: Timestamp, to: Timestamp) -> Vec<TableL
         let segments = history.incarnations.iter().flat_map(|incarnation| &incarnation.segments);
         for event in segments.flat_map(|segment| &segment.table_events) {
             let inside = from <= event.at && event.at <= to && event.event != TableEventKind::Undeclared;
-            if inside && seen.insert((shard, &event.table, event.at)) {
+            if inside && seen.insert((shard, &event.table, event.event as u8, event.at)) {
                 losses.push(TableLoss {
                     shard: shard.clone(),
                     table: event.table.clone(),
                     event: event.event,
                     at: event.at,
                     reason: event.reason.clone(),
+                    sites: BTreeMap::new(),
                 });
             }
         }

@@ -78,7 +78,10 @@ pub fn topology(fleet: Fleet) -> Result<Topology, IdError> {
         let after = after.iter().map(|after| after.parse()).collect::<Result<Vec<Kind>, _>>()?;
         kinds.insert(kind.clone(), KindConfig { after, stage_waits: false, mode: KindMode::Restored });
         for (table, parent) in *owned {
-            tables.insert((*table).to_owned(), TableConfig { kind: kind.clone(), owner: owner(parent) });
+            tables.insert(
+                (*table).to_owned(),
+                TableConfig { kind: kind.clone(), owner: owner(parent), migrations: vec![] },
+            );
         }
     }
     let hosted: Vec<Kind> = kinds.keys().cloned().collect();

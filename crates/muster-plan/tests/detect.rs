@@ -449,6 +449,65 @@ fn a_dropped_table_takes_its_rows_with_it() {
     assert_eq!(detection.lost[0].incident_site().target, boundary.at);
 }
 
+/// Gives the last segment's events these commits, and their times.
+fn timed(script: &mut Script, places: &[(Position, f64)]) {
+    for (event, place) in script.history.segments.last_mut().unwrap().table_events.iter_mut().zip(places) {
+        (event.at, event.position) = (at(place.1), Some(place.0));
+    }
+}
+
+#[test]
+fn dropped_tables_are_losses_at_their_commits() {
+    let mut script = two_sites();
+    script.poll_with(12.0, vec![("issues", TableEventKind::Dropped), ("sites", TableEventKind::Dropped)]);
+    let positions =
+        commits(&mut script, &[(500, 10.2), (900, 10.5), (905, 10.7), (950, 11.0), (2_000, 12.0)]);
+    timed(&mut script, &[(positions[1], 10.5), (positions[3], 11.0)]);
+    let detection = found(&[&script], 5.0, 60.0);
+    assert_eq!(names(&detection), ["a", "b"]);
+    assert_eq!(detection.table_losses.iter().map(|loss| loss.at).collect::<Vec<_>>(), [at(10.5), at(11.0)]);
+    let rows = |rows| [("a", rows), ("b", rows)].map(|(name, rows)| (site(name), rows)).into();
+    assert_eq!(detection.table_losses[0].sites, rows(10));
+    assert_eq!(detection.table_losses[1].sites, rows(1));
+    let sites = store(&detection, "metadata").unwrap();
+    assert_eq!(sites.before.as_ref().map(|before| before.position), Some(positions[3]));
+    assert_eq!(sites.reached, Some(Boundary { position: positions[2], at: at(10.7) }));
+    // The product lost a table, and not most of its rows.
+    assert_eq!(store(&detection, "product:jira-software"), None);
+}
+
+#[test]
+fn a_dropped_schema_takes_every_site_at_one_commit() {
+    let mut script = two_sites();
+    let tables: Vec<String> = script.tables.iter().map(|table| table.def.name.clone()).collect();
+    let events = tables.iter().map(|table| (table.as_str(), TableEventKind::Dropped)).collect();
+    script.poll_with(12.0, events);
+    let positions = commits(&mut script, &[(500, 10.2), (900, 10.5), (2_000, 12.0)]);
+    timed(&mut script, &vec![(positions[1], 10.5); tables.len()]);
+    let detection = found(&[&script], 5.0, 60.0);
+    assert_eq!(names(&detection), ["a", "b"]);
+    assert_eq!(detection.table_losses.len(), tables.len());
+    for lost in &detection.lost {
+        assert!(lost.directory_row);
+        assert_eq!((lost.rows_after, lost.first_loss_at, lost.last_loss_at), (0, at(10.5), at(10.5)));
+        for store in &lost.stores {
+            assert_eq!(store.reached, Some(Boundary { position: positions[0], at: at(10.2) }));
+        }
+        assert_eq!(lost.incident_site().before.len(), lost.stores.len());
+    }
+}
+
+#[test]
+fn a_dropped_table_counts_in_its_own_moment_only() {
+    let mut script = two_sites();
+    script.poll_with(12.0, vec![("issues", TableEventKind::Dropped), ("sites", TableEventKind::Dropped)]);
+    let positions = commits(&mut script, &[(500, 10.2), (900, 10.5), (2_000, 12.0)]);
+    timed(&mut script, &[(positions[1], 10.5), (positions[1], 10.5)]);
+    assert_eq!(names(&found(&[&script], 5.0, 10.4)), Vec::<&str>::new());
+    assert_eq!(names(&found(&[&script], 10.6, 60.0)), Vec::<&str>::new());
+    assert_eq!(names(&found(&[&script], 10.5, 10.5)), ["a", "b"]);
+}
+
 #[test]
 fn history_is_by_minute_and_table() {
     let mut script = two_sites();

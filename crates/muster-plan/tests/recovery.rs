@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use muster_plan::inputs::InputError;
 use muster_plan::{NoRecoveryPoint, RecoveryPoint, StoreInputs, Target, recovery_point, store_inputs};
-use muster_types::segment::{Gap, TableEventKind};
+use muster_types::segment::{Commit, Gap, TableEventKind};
 use muster_types::snapshot::Chunk;
 use muster_types::table::{CapturedTable, ForeignKey, Owner, UniqueKey};
 use muster_types::{Boundary, Position};
@@ -276,6 +276,33 @@ fn a_new_definition_comes_with_the_rereading() {
     };
     assert_eq!(column(old), ("value".to_owned(), 3));
     assert_eq!(column(new), ("renamed".to_owned(), 3));
+}
+
+#[test]
+fn a_table_dropped_at_a_commit_has_its_rows_up_to_there() {
+    let mut script = Script::new("shard-0");
+    script.change("a", "users", 0.0, 3).change("a", "groups", 0.0, 2);
+    script.snapshot(0.0);
+    script.poll_with(10.0, vec![("users", TableEventKind::Dropped)]);
+    let segment = script.history.segments.last_mut().unwrap();
+    let commit = |offset: u64, seconds: f64| Commit {
+        position: Position(segment.after.position.0 + offset),
+        at: at(seconds),
+    };
+    let commits = [commit(10, 5.0), commit(20, 6.0), commit(30, 10.0)];
+    segment.commits = commits.to_vec();
+    segment.boundary.position = commits[2].position;
+    (segment.table_events[0].at, segment.table_events[0].position) = (at(6.0), Some(commits[1].position));
+    let catalog = catalog(&[&script]);
+    let rows = |seconds: f64| {
+        let point = recovery_point(&catalog.shards[&script.shard], Target::At(at(seconds))).unwrap().boundary;
+        let (incarnation, identity) = (&script.history.incarnation, kind("identity"));
+        let found = store_inputs(&catalog, &site("a"), &identity, &script.shard, incarnation, point).unwrap();
+        (point.position, found.rows)
+    };
+    assert_eq!(rows(5.5), (commits[0].position, 5));
+    assert_eq!(rows(6.5), (commits[1].position, 2));
+    assert_eq!(rows(10.0), (commits[2].position, 2));
 }
 
 #[test]

@@ -113,6 +113,8 @@ pub struct Polled {
     pub changes: u64,
     /// Tables present and not declared.
     pub undeclared: Vec<String>,
+    /// It ended early, where a table was altered for instance: the next one has something to read at once.
+    pub more: bool,
 }
 
 /// What `init` did.
@@ -124,6 +126,8 @@ pub struct Installed {
     pub triggers: u64,
     /// Nothing had to be changed.
     pub unchanged: bool,
+    /// What could not be had, with what that costs.
+    pub notes: Vec<String>,
 }
 
 /// The capture side of one shard.

@@ -10,6 +10,8 @@ pub(crate) struct Comparison {
     pub(crate) notes: Vec<String>,
     /// Differences that they cannot, in words.
     pub(crate) obstacles: Vec<String>,
+    /// How many of the obstacles, the first ones, are about columns: what a migration is for.
+    pub(crate) column_obstacles: usize,
     /// Columns that are new; restored rows get their default.
     pub(crate) added: Vec<ColumnDef>,
 }

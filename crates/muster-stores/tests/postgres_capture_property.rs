@@ -135,14 +135,52 @@ impl Generator {
         }
     }
 
+    /// Something done to a whole table. Columns that the statements above name stay.
     fn reshape(&mut self) -> String {
-        let table = self.one_of(&["p", "c", "g", "t"]);
+        let table = self.one_of(&["p", "c", "g", "t", "r"]);
         self.columns_added += 1;
+        let (new, old) = (self.columns_added, 1 + self.below(self.columns_added));
+        match self.below(16) {
+            0 | 1 => format!("ALTER TABLE {table} ADD COLUMN x{new} text DEFAULT 'd'"),
+            2 => format!("ALTER TABLE {table} ALTER w TYPE text USING upper(w)"),
+            3 => "VACUUM FULL t".to_owned(),
+            4 => format!("CREATE INDEX ON {table} (w)"),
+            5 => format!("ALTER TABLE {table} ADD CHECK (true)"),
+            6 => format!("ALTER TABLE {table} DROP COLUMN IF EXISTS x{old}"),
+            7 => format!("ALTER TABLE {table} RENAME COLUMN x{old} TO y{new}"),
+            8 => "DROP TABLE t".to_owned(),
+            9 => "DROP TABLE t, r".to_owned(),
+            10 => "DROP TABLE g".to_owned(),
+            11 => "ALTER TABLE r RENAME TO r_old".to_owned(),
+            12 => "ALTER TABLE r_old RENAME TO r".to_owned(),
+            13 => format!("ALTER TABLE {} REPLICA IDENTITY FULL", self.one_of(&["t", "r", "g"])),
+            14 => "ALTER TABLE t REPLICA IDENTITY DEFAULT".to_owned(),
+            _ => "DROP TABLE IF EXISTS t; CREATE TABLE t (site text, id int, big text, w text, PRIMARY KEY (site, id))"
+                .to_owned(),
+        }
+    }
+
+    /// Tables that went come again, not all and not always as they were.
+    fn remake(&mut self) -> String {
+        self.one_of(&[
+            "CREATE TABLE IF NOT EXISTS t (site text, id int, w text, big text, PRIMARY KEY (site, id))",
+            "CREATE TABLE IF NOT EXISTS t (id bigint, w text, site text, big text, PRIMARY KEY (site, id))",
+            "CREATE TABLE IF NOT EXISTS r (id int PRIMARY KEY, w text, big text)",
+            "CREATE TABLE IF NOT EXISTS g (up int REFERENCES c ON DELETE CASCADE ON UPDATE CASCADE, n int, w text,
+               big text, PRIMARY KEY (up, n))",
+        ])
+        .to_owned()
+    }
+
+    /// One transaction with DDL in it, and mostly rows around that.
+    fn migrate(&mut self) -> String {
+        let ddl = if self.chance(40) { self.remake() } else { self.reshape() };
         match self.below(4) {
-            0 => format!("ALTER TABLE {table} ADD COLUMN x{} text DEFAULT 'd'", self.columns_added),
-            1 => format!("ALTER TABLE {table} ALTER w TYPE text USING upper(w)"),
-            2 => "VACUUM FULL t".to_owned(),
-            _ => format!("CREATE INDEX ON {table} (w)"),
+            _ if ddl.starts_with("VACUUM") => ddl,
+            0 => ddl,
+            1 => format!("{}; {ddl}", self.write()),
+            2 => format!("{ddl}; {}", self.write()),
+            _ => format!("{}; {ddl}; {}", self.write(), self.write()),
         }
     }
 }
@@ -151,8 +189,10 @@ impl Generator {
 fn attempt(client: &mut Client, sql: &str) -> bool {
     println!("{sql};");
     let Err(error) = client.batch_execute(sql) else { return true };
-    // Duplicate and foreign keys, NOT NULL, locks of other sessions, and what follows in an aborted transaction.
-    let expected = ["23505", "23503", "23502", "55P03", "40P01", "25P02", "57014"];
+    // Duplicate and foreign keys, NOT NULL, locks of other sessions, what follows in an aborted transaction, and tables and
+    // columns that are not there.
+    let expected =
+        ["23505", "23503", "23502", "55P03", "40P01", "25P02", "57014", "42P01", "42703", "42P07", "2BP01"];
     let code = error.code().map_or("", |state| state.code());
     assert!(expected.contains(&code), "{error:?}: {sql}");
     println!("-- fails");
@@ -187,8 +227,8 @@ fn step(generator: &mut Generator, shard: &mut Shard, sessions: &mut [Client; 3]
         return;
     }
     // Other sessions' open transactions would hold it up.
-    let sql = if generator.chance(6) && generator.open == [false; 3] {
-        generator.reshape()
+    let sql = if generator.chance(10) && generator.open == [false; 3] {
+        generator.migrate()
     } else {
         generator.write()
     };

@@ -151,11 +151,14 @@ pub struct SegmentInfo {
 }
 
 impl SegmentInfo {
-    /// The commits that are recovery points of their own: none where a table was read again or dropped, since what
-    /// changed in it before is known at the end of the segment only.
+    /// The commits that are recovery points of their own: none where a table was read again, or dropped at a place that
+    /// is not known, since what changed in it before is known at the end of the segment only.
     pub fn recovery_commits(&self) -> &[Commit] {
-        let whole =
-            |event: &TableEvent| matches!(event.event, TableEventKind::Reread | TableEventKind::Dropped);
+        let whole = |event: &TableEvent| match event.event {
+            TableEventKind::Reread => true,
+            TableEventKind::Dropped => event.position.is_none(),
+            TableEventKind::Truncated | TableEventKind::Undeclared => false,
+        };
         if self.table_events.iter().any(whole) { &[] } else { &self.commits }
     }
 

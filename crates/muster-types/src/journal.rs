@@ -8,6 +8,7 @@ use crate::digest::Digest;
 use crate::ids::{Epoch, PlanId, RunId};
 use crate::plan::StepKey;
 use crate::position::Position;
+use crate::table::TableDef;
 use crate::time::Timestamp;
 
 /// One object of the journal: a group of records, created if absent under the next sequence number.
@@ -134,6 +135,9 @@ pub enum Outcome {
         rows: u64,
         /// Digest over all tables.
         digest: Digest,
+        /// What declared migrations made of them afterwards.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        migrated: Option<Box<Migrated>>,
     },
     /// Of `publish`.
     Published(Published),
@@ -162,6 +166,38 @@ pub enum Outcome {
         /// Tail of its output.
         output: String,
     },
+}
+
+/// Staged rows that declared migrations brought into the shape of the live tables. They are published in place of what was
+/// staged.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Migrated {
+    /// What was applied, in order.
+    pub applied: Vec<AppliedMigration>,
+    /// By table that was migrated: its shape since, and its rows.
+    pub tables: BTreeMap<String, MigratedTable>,
+}
+
+/// A migration that was applied to the rows of one store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppliedMigration {
+    /// The table.
+    pub table: String,
+    /// The migration's name in the topology.
+    pub name: String,
+    /// Rows before it.
+    pub rows_before: u64,
+    /// Rows after it.
+    pub rows_after: u64,
+}
+
+/// A migrated table of one store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MigratedTable {
+    /// Its shape. Its statements name the store, since its rows lie in a staging table of their own.
+    pub def: TableDef,
+    /// Its rows, in the columns of `def`.
+    pub digest: TableDigest,
 }
 
 /// Rows of one table and their order-free digest.

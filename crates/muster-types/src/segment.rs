@@ -94,7 +94,8 @@ pub struct TableEvent {
     /// When it was known; the last moment it can have happened.
     pub at: Timestamp,
     /// Where it stands in the log, if that is known: changes up to there came before it. For a truncation that is right
-    /// before the commit that truncates: what else that commit did to the table came after.
+    /// before the commit that truncates: what else that commit did to the table came after. For a table that was dropped
+    /// it is that commit, which makes void what else it did to the table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<Position>,
     /// In words.

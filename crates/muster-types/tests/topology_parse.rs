@@ -153,6 +153,67 @@ fn lines_of_declarations_are_kept() {
     assert_ne!(parse(&GOOD.replace("60", "61")).unwrap().digest, topology.digest);
 }
 
+const POSTGRES: (&str, &str) =
+    ("driver = \"sqlite\"\npath = \"a.db\"", "driver = \"postgres\"\nconnection = \"postgresql://h/d\"");
+
+/// `GOOD` on PostgreSQL with this migration of `page`.
+fn migrating(migration: &str) -> Result<Topology, String> {
+    let text = GOOD.replacen(POSTGRES.0, POSTGRES.1, 1);
+    parse(&format!("{text}\n[[tables.page.migrations]]\n{migration}"))
+}
+
+#[test]
+fn migrations_are_declared_by_table() {
+    let topology = migrating(
+        "name = \"split\"\nhas_columns = [\"title\"]\nlacks_columns = [\"first\"]\n\
+         sql = [\"alter  table {staged} rename title to first\", \"UPDATE {staged} SET first = 'x'\"]\n",
+    )
+    .unwrap();
+    let found = &topology.tables["page"].migrations;
+    assert_eq!((found.len(), found[0].name.as_str(), found[0].sql.len()), (1, "split", 2));
+    assert!(topology.tables["note"].migrations.is_empty());
+    let def = |columns: &[&str]| muster_types::table::TableDef {
+        name: "page".into(),
+        columns: columns
+            .iter()
+            .map(|name| muster_types::table::ColumnDef {
+                name: (*name).into(),
+                declared_type: "text".into(),
+                not_null: false,
+                default_sql: None,
+                generated: false,
+            })
+            .collect(),
+        key: vec![],
+        unique: vec![],
+        foreign_keys: vec![],
+        create_sql: vec![],
+    };
+    assert!(found[0].applies(&def(&["id", "title"])));
+    assert!(!found[0].applies(&def(&["id", "first"])) && !found[0].applies(&def(&["title", "first"])));
+}
+
+#[test]
+fn migrations_that_could_do_harm_or_nothing_are_refused() {
+    let good = "name = \"m\"\nhas_columns = [\"a\"]\n";
+    for (migration, wanted) in [
+        ("name = \"m\"\nsql = [\"UPDATE {staged} SET a = 1\"]".to_owned(), "would apply to every definition"),
+        (good.to_owned(), "has no `sql`"),
+        (format!("{good}sql = [\"UPDATE page SET a = 1\"]"), "does not begin by naming the staged rows"),
+        (format!("{good}sql = [\"COMMIT\"]"), "does not begin by naming the staged rows"),
+        (format!("{good}sql = [\"DROP TABLE {{staged}}\"]"), "does not begin by naming the staged rows"),
+        (format!("{good}sql = []\nsqk = 1"), "unknown key `sqk`"),
+    ] {
+        let text = migrating(&migration).unwrap_err();
+        assert!(text.contains(wanted), "{wanted} in {text}");
+    }
+    let statement = "sql = [\"UPDATE {staged} SET a = 1\"]\n";
+    let twice = migrating(&format!("{good}{statement}[[tables.page.migrations]]\n{good}{statement}"));
+    assert!(twice.unwrap_err().contains("two migrations `m`"));
+    let sqlite = parse(&format!("{GOOD}\n[[tables.page.migrations]]\n{good}{statement}")).unwrap_err();
+    assert!(sqlite.contains("SQLite shard `a`"), "{sqlite}");
+}
+
 #[test]
 fn unknown_keys_are_named_and_several_errors_told_at_once() {
     let text = wrong(&[

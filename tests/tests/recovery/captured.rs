@@ -17,7 +17,6 @@ use muster_stores::postgres::PostgresSource;
 use muster_tests::{Row, Rows};
 use muster_types::catalog::{Catalog, IncarnationHistory, SegmentInfo};
 use muster_types::plan::TableInput;
-use muster_types::segment::TableEventKind;
 use muster_types::snapshot::ObjectInfo;
 use muster_types::table::{CapturedTable, Owner};
 use muster_types::topology::Topology;
@@ -190,10 +189,9 @@ pub(crate) fn segment_at(history: &IncarnationHistory, position: Position) -> Op
     history.segments.iter().find(holds)
 }
 
-/// Only the end of the segment is a recovery point, since a table was read again whole.
+/// Only the end of the segment is a recovery point, since a table was altered and read again whole.
 pub(crate) fn is_coarse(segment: &SegmentInfo) -> bool {
-    let whole = |event: TableEventKind| matches!(event, TableEventKind::Reread | TableEventKind::Dropped);
-    segment.table_events.iter().any(|event| whole(event.event))
+    segment.recovery_commits().is_empty()
 }
 
 fn topology(url: &str, kinds: &[&str], tables: &str) -> Topology {

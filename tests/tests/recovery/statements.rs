@@ -252,7 +252,7 @@ impl Generator {
 
     /// Something done to whole tables.
     pub(crate) fn reshape(&mut self) -> String {
-        match self.below(8) {
+        match self.below(14) {
             0 => "TRUNCATE g".to_owned(),
             1 => "TRUNCATE c CASCADE".to_owned(),
             2 => format!("TRUNCATE \"{DOCUMENTS}\", later"),
@@ -263,6 +263,10 @@ impl Generator {
                 let table = self.one_of(&["p", "c", "g", documents.as_str()]);
                 format!("ALTER TABLE {table} ADD COLUMN x{} text DEFAULT '{ADDED}'", self.columns_added)
             }
+            6 | 7 => "DROP TABLE later".to_owned(),
+            8 => "ALTER TABLE r ADD CHECK (id >= 0); COMMENT ON TABLE p IS 'text'".to_owned(),
+            9 => "ALTER TABLE c ALTER w TYPE text USING lower(w)".to_owned(),
+            10 => "ALTER TABLE g RENAME COLUMN w TO v; ALTER TABLE g RENAME COLUMN v TO w".to_owned(),
             _ => "CREATE TABLE IF NOT EXISTS later (site text NOT NULL, id int NOT NULL, u text, PRIMARY KEY (site, id));
                   INSERT INTO later SELECT site, a * 1000 + b, \"Ti tel\" FROM \"Döku mente\" WHERE a < 3 ON CONFLICT DO NOTHING"
                 .to_owned(),

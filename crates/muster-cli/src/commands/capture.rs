@@ -81,7 +81,8 @@ pub(crate) async fn run(path: &Path, args: CaptureArgs) -> Result<ExitCode> {
             let done = block_in_place(|| Installer::new(&topology, shards.as_ref()).init());
             installed(&done, |done| {
                 let state = if done.unchanged { "as it was" } else { "installed" };
-                format!("{} tables captured, {} triggers, {state}", done.tables.len(), done.triggers)
+                let notes: String = done.notes.iter().map(|note| format!("\n  note: {note}")).collect();
+                format!("{} tables captured, {} triggers, {state}{notes}", done.tables.len(), done.triggers)
             })
         }
         Some(CaptureCommand::Remove { shard }) => {

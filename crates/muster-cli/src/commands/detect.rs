@@ -95,8 +95,13 @@ fn show(found: &Detection, from: Timestamp, to: Timestamp) {
         ));
     }
     for loss in &found.table_losses {
+        let rows = print::count(loss.sites.values().sum());
+        let lost = match loss.sites.len() {
+            0 => String::new(),
+            sites => format!("; {rows} rows of {sites} sites"),
+        };
         print::data(format!(
-            "table {} of {}: {:?} by {}: {}",
+            "table {} of {}: {:?} by {}: {}{lost}",
             loss.table, loss.shard, loss.event, loss.at, loss.reason
         ));
     }

@@ -38,7 +38,7 @@ pub(super) async fn check(context: &Context, stores: &[CheckedStore]) -> StepRes
 
 /// Marked changes, and the tables whose live rows were compared.
 async fn check_store(context: &Context, checked: &CheckedStore) -> Result<(u64, Vec<String>), StepError> {
-    let work = context.work(&checked.store)?;
+    let work = context.work(&checked.store)?.migrated(checked.migrated.as_deref());
     let shard = &context.store(&checked.store)?.shard;
     let names = |def: &TableDef| def.stored_columns().map(|column| column.name.clone()).collect();
     let tables = work.tables.iter().map(|table| (table.def.name.clone(), names(&table.def))).collect();

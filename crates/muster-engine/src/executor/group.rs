@@ -96,13 +96,13 @@ impl<'a> Group<'a> {
     async fn verify(self, context: &Context, jobs: Vec<Job>) -> Vec<StepResult> {
         let found = self.driver.digest_staged_group(&self.works).await;
         let mut results = Vec::with_capacity(jobs.len());
-        for (job, found) in jobs.into_iter().zip(found) {
+        for ((job, found), work) in jobs.into_iter().zip(found).zip(&self.works) {
             let whole = match (&job, &found) {
                 (Job::Verify { staged, .. }, Ok(found)) => found == staged,
                 _ => false,
             };
             results.push(match found {
-                Ok(found) if whole => Ok(job::verified(&found)),
+                Ok(found) if whole => job::verified(&**self.driver, work, &found).await,
                 _ => job.run(context).await,
             });
         }
@@ -111,13 +111,14 @@ impl<'a> Group<'a> {
 
     /// A store whose staging is lost is staged again by its next attempt, which is one alone.
     async fn publish(self, jobs: Vec<Job>) -> Vec<StepResult> {
-        let expected = jobs.into_iter().map(|job| match job {
-            Job::Publish { staged, .. } => staged,
-            _ => TableDigests::new(),
-        });
-        let members = self.works.into_iter().zip(expected);
-        let members: Vec<PublishWork> =
-            members.map(|(work, expected)| PublishWork { work, expected }).collect();
+        let member = |(work, job): (StoreWork, Job)| match job {
+            Job::Publish { staged, migrated, .. } => PublishWork {
+                work: work.migrated(migrated.as_deref()),
+                expected: job::expected(&staged, migrated.as_deref()),
+            },
+            _ => PublishWork { work, expected: TableDigests::new() },
+        };
+        let members: Vec<PublishWork> = self.works.into_iter().zip(jobs).map(member).collect();
         let published = self.driver.publish_group(&members).await;
         published.into_iter().map(|published| Ok(Outcome::Published(published?))).collect()
     }

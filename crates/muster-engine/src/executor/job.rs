@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use muster_rows::RowsDigest;
-use muster_types::journal::{NeighbourDigest, Outcome, Published, TableDigest};
+use muster_types::journal::{Migrated, NeighbourDigest, Outcome, Published, TableDigest};
 use muster_types::plan::{Restoration, StepKey};
 use muster_types::{Digest, ShardName, SiteId, StoreId};
 
 use super::context::{Context, StepError, StepResult, restored};
 use super::{check, command, neighbours, stage};
-use crate::driver::ErrorClass;
+use crate::driver::{ErrorClass, StoreDriver, StoreWork};
 use crate::journal::{RunState, StepPhase};
 
 pub(super) type TableDigests = BTreeMap<String, TableDigest>;
@@ -17,7 +17,9 @@ pub(super) type TableDigests = BTreeMap<String, TableDigest>;
 /// A published store of a site that is to be checked.
 pub(super) struct CheckedStore {
     pub(super) store: StoreId,
+    /// What was to become live.
     pub(super) staged: TableDigests,
+    pub(super) migrated: Option<Box<Migrated>>,
     pub(super) published: Published,
 }
 
@@ -33,6 +35,7 @@ pub(super) enum Job {
     Publish {
         store: StoreId,
         staged: TableDigests,
+        migrated: Option<Box<Migrated>>,
     },
     Command {
         site: SiteId,
@@ -66,7 +69,7 @@ impl Job {
             StepKey::Publish(store) => match &context.store(store)?.restoration {
                 Restoration::Restored => {
                     let staged = staged(state, store).ok_or_else(|| missing("the staging"))?;
-                    Self::Publish { store: store.clone(), staged }
+                    Self::Publish { store: store.clone(), staged, migrated: migrated(state, store) }
                 }
                 Restoration::Rebuilt { command } | Restoration::External { command } => {
                     Self::Command { site: store.site.clone(), command: command.clone() }
@@ -76,7 +79,9 @@ impl Job {
                 let checked = |(store, _): (StoreId, _)| {
                     let staged = staged(state, &store).ok_or_else(|| missing("a staging"))?;
                     let published = published(state, &store).ok_or_else(|| missing("a publish"))?;
-                    Ok(CheckedStore { store, staged, published })
+                    let migrated = migrated(state, &store);
+                    let staged = expected(&staged, migrated.as_deref());
+                    Ok(CheckedStore { store, staged, migrated, published })
                 };
                 Self::Check(restored(context.site(site)?).map(checked).collect::<Result<_, StepError>>()?)
             }
@@ -109,7 +114,9 @@ impl Job {
         match self {
             Self::Stage(store) => stage::stage(context, &store).await,
             Self::Verify { store, staged, inherited } => verify(context, &store, &staged, inherited).await,
-            Self::Publish { store, staged } => publish(context, &store, &staged).await,
+            Self::Publish { store, staged, migrated } => {
+                publish(context, &store, &staged, migrated.as_deref()).await
+            }
             Self::Command { site, command } => {
                 let output = command::run(&command, &site, context.options.command_limit).await?;
                 Ok(Outcome::CommandRan { output })
@@ -127,6 +134,21 @@ fn staged(state: &RunState, store: &StoreId) -> Option<TableDigests> {
         Some(Outcome::Staged { tables, .. }) => Some(tables.clone()),
         _ => None,
     }
+}
+
+fn migrated(state: &RunState, store: &StoreId) -> Option<Box<Migrated>> {
+    match &state.step(&StepKey::Verify(store.clone()))?.outcome {
+        Some(Outcome::Verified { migrated, .. }) => migrated.clone(),
+        _ => None,
+    }
+}
+
+/// What is to become live of what was staged.
+pub(super) fn expected(staged: &TableDigests, migrated: Option<&Migrated>) -> TableDigests {
+    let mut expected = staged.clone();
+    let tables = migrated.into_iter().flat_map(|migrated| &migrated.tables);
+    expected.extend(tables.map(|(name, table)| (name.clone(), table.digest)));
+    expected
 }
 
 fn published(state: &RunState, store: &StoreId) -> Option<Published> {
@@ -155,24 +177,38 @@ pub(super) async fn verify(
     }
     let found = found?;
     compare(context, store, staged, &found)?;
-    Ok(verified(&found))
+    verified(&**driver, &work, &found).await
 }
 
-/// The outcome for rows that were found as they should be.
-pub(super) fn verified(found: &TableDigests) -> Outcome {
-    Outcome::Verified { rows: found.values().map(|table| table.rows).sum(), digest: over_tables(found) }
+/// The outcome for rows that were found as they should be, with what their migrations make of them.
+pub(super) async fn verified(driver: &dyn StoreDriver, work: &StoreWork, found: &TableDigests) -> StepResult {
+    let migrated = driver.migrate(work).await?.map(Box::new);
+    let rows = found.values().map(|table| table.rows).sum();
+    Ok(Outcome::Verified { rows, digest: over_tables(found), migrated })
 }
 
 /// Publishes what was proven. Where it was lost meanwhile, it is staged and proven once more: the journal need not know,
 /// since what the repository holds and what was proven stay the same.
-async fn publish(context: &Context, store: &StoreId, staged: &TableDigests) -> StepResult {
+async fn publish(
+    context: &Context,
+    store: &StoreId,
+    staged: &TableDigests,
+    migrated: Option<&Migrated>,
+) -> StepResult {
     let driver = context.driver(&context.store(store)?.shard)?;
     let work = context.work(store)?;
-    let mut published = driver.publish(&work, staged).await;
+    let (migrated_work, wanted) = (work.clone().migrated(migrated), expected(staged, migrated));
+    let mut published = driver.publish(&migrated_work, &wanted).await;
     if published.as_ref().is_err_and(|error| error.class == ErrorClass::StagingLost) {
         stage_again(context, store).await?;
         compare(context, store, staged, &driver.digest_staged(&work).await?)?;
-        published = driver.publish(&work, staged).await;
+        if driver.migrate(&work).await?.as_ref() != migrated {
+            return Err(StepError::permanent(format!(
+                "the migrations of {store} make other rows of it than they did before; let them depend on the staged rows \
+                 alone, abandon the run and plan again",
+            )));
+        }
+        published = driver.publish(&migrated_work, &wanted).await;
     }
     Ok(Outcome::Published(published?))
 }

@@ -37,7 +37,7 @@ fn outcome_of(key: &StepKey) -> Outcome {
         || NeighbourDigest { position: Position(0), rows: 0, state: String::new(), digest: Digest::of(b"") };
     match key {
         StepKey::Stage(_) => Outcome::Staged { rows: 0, bytes: 0, tables: BTreeMap::new() },
-        StepKey::Verify(_) => Outcome::Verified { rows: 0, digest: Digest::of(b"") },
+        StepKey::Verify(_) => Outcome::Verified { rows: 0, digest: Digest::of(b""), migrated: None },
         StepKey::Publish(_) => Outcome::Published(Published {
             rows: 0,
             replaced: 0,

@@ -118,6 +118,8 @@ pub(super) struct SiteAccount<'a> {
     pub(super) stores: Vec<StoreAccount<'a>>,
     marked: Vec<(&'a ShardName, Kind, &'a Mark, u64, ChangeStamp, ChangeStamp)>,
     directory_marked: i64,
+    /// Tables that were dropped or truncated, with the rows that went so.
+    pub(super) whole_tables: Vec<(&'a ShardName, &'a TableEvent, u64)>,
 }
 
 impl<'a> SiteAccount<'a> {
@@ -129,7 +131,8 @@ impl<'a> SiteAccount<'a> {
         from: Timestamp,
         to: Timestamp,
     ) -> Self {
-        let mut account = Self { stores: Vec::new(), marked: Vec::new(), directory_marked: 0 };
+        let mut account =
+            Self { stores: Vec::new(), marked: Vec::new(), directory_marked: 0, whole_tables: Vec::new() };
         for trace in &history.traces {
             let Some(shard) = index.shard(&trace.shard) else { continue };
             let number = trace.incarnation as usize;
@@ -319,7 +322,7 @@ impl<'a> Walk<'_, 'a> {
                 }
             }
         }
-        self.whole_tables((number, start), frames, counts, &mut here);
+        self.whole_tables((number, start), frames, (counts, early), (&mut here, account));
         for (kind, step) in here {
             steps.entry(kind).or_default().push(Step { segment: number, ..step });
         }
@@ -330,22 +333,29 @@ impl<'a> Walk<'_, 'a> {
         &self,
         (number, start): (u32, Position),
         frames: &[LogFrame],
-        counts: &mut BTreeMap<u32, TableCount>,
-        here: &mut BTreeMap<Kind, Step>,
+        (counts, early): (&mut BTreeMap<u32, TableCount>, &mut BTreeMap<u32, i64>),
+        (here, account): (&mut BTreeMap<Kind, Step>, &mut SiteAccount<'a>),
     ) {
         let segment = number as usize;
         for reset in self.index.resets_in(segment..segment + 1) {
             // A truncation stands right before its commit.
             let truncates = reset.2.event == TableEventKind::Truncated;
             let done = |position| if truncates { position < start } else { position <= start };
-            if reset.2.position.is_some_and(done) {
+            // What has a place of its own has an exact time, too.
+            let timed = reset.2.position.is_some() && reset.2.event != TableEventKind::Reread;
+            if reset.2.position.is_some_and(done) || (timed && reset.2.at > self.to) {
                 continue;
             }
             let of_table = frames.iter().filter(|frame| self.table_of(number, frame) == Some(reset.1));
             let rows: i64 = of_table.map(|frame| rows_behind(number, frame, reset.2)).sum();
             let Some(count) = counts.get_mut(&reset.1) else { continue };
             let lost = std::mem::replace(&mut count.rows, rows.max(0)) - rows.max(0);
-            if lost != 0 {
+            if timed && reset.2.at < self.from {
+                *early.entry(reset.1).or_default() -= lost;
+            } else if lost != 0 {
+                if reset.2.event != TableEventKind::Reread && lost > 0 {
+                    account.whole_tables.push((&self.trace.shard, reset.2, lost.unsigned_abs()));
+                }
                 let step = here.entry(count.kind.clone()).or_default();
                 step.lose(lost, self.is_directory(reset.1), None);
                 let whole = WholeTable { at: reset.2.at, position: reset.2.position };

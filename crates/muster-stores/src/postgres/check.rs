@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use muster_types::ShardName;
 use muster_types::topology::TableConfig;
 
+use super::capture::capture_notes;
 use super::connect::block_on;
 use super::restore::Fitness;
 use super::{PostgresDriver, PostgresSource};
@@ -23,6 +24,7 @@ pub fn check(
     let driver = PostgresDriver::new(shard.clone(), connection, tables.clone());
     let fitness = block_on(driver.fitness())?;
     let mut found = fitness.map_err(|error| CaptureError::new(error.message, error.hint))?;
+    found.notes.extend(capture_notes(connection)?);
     if let Err(error) = captured {
         found.problems.insert(0, error.to_string());
     }

@@ -13,7 +13,7 @@ pub mod restore;
 pub mod schema;
 pub mod system;
 
-pub use capture::PostgresSource;
+pub use capture::{PostgresSource, capture_notes};
 pub use check::check;
 pub use restore::{Fitness, PostgresDriver};
 pub use schema::live_tables;

@@ -199,6 +199,10 @@ pub struct Shard {
     pub busy: bool,
     /// Exported states that were held against the replay.
     pub exported_compared: u64,
+    /// How many times the source was asked by the last poll.
+    pub polls: u32,
+    pub last_events: Vec<TableEvent>,
+    last_log: Vec<String>,
 }
 
 impl Shard {
@@ -238,6 +242,9 @@ impl Shard {
             exported: Vec::new(),
             busy: false,
             exported_compared: 0,
+            polls: 0,
+            last_events: Vec::new(),
+            last_log: Vec::new(),
         }
     }
 
@@ -294,7 +301,27 @@ impl Shard {
         self.try_poll(false).unwrap()
     }
 
+    /// As capture does: a poll that ends early is followed by another, and acknowledged. What all of them delivered is
+    /// kept.
     pub fn try_poll(&mut self, watermark: bool) -> Result<Polled, CaptureError> {
+        let (mut events, mut log, mut changes) = (Vec::new(), Vec::new(), 0);
+        self.polls = 0;
+        loop {
+            let polled = self.poll_once(watermark)?;
+            self.polls += 1;
+            changes += polled.changes;
+            events.extend(self.replay.events.clone());
+            log.extend(self.delivered());
+            if !polled.more {
+                (self.last_events, self.last_log) = (events, log);
+                return Ok(Polled { changes, ..polled });
+            }
+            self.acknowledge();
+        }
+    }
+
+    fn poll_once(&mut self, watermark: bool) -> Result<Polled, CaptureError> {
+        (self.last_events, self.last_log) = (Vec::new(), Vec::new());
         self.replay.begin();
         let rows = self.replay.rows.clone();
         let polled = match self.source.poll(self.boundary, watermark, &mut self.replay) {
@@ -341,13 +368,22 @@ impl Shard {
         }
         delivered.retain(|delivered| !again.contains(&self.replay.tables[delivered.table].def.name));
         let mut events: Vec<TableEvent> = self.replay.events.clone();
-        events.retain(|event| event.event == TableEventKind::Truncated && !again.contains(&event.table));
+        let placed = |event: &TableEvent| match event.event {
+            TableEventKind::Truncated => true,
+            TableEventKind::Dropped => event.position.is_some(),
+            TableEventKind::Reread | TableEventKind::Undeclared => false,
+        };
+        events.retain(|event| placed(event) && !again.contains(&event.table));
         let mut points: Vec<Position> = self.replay.commits.iter().map(|commit| commit.position).collect();
         points.push(polled.boundary.position);
         let changed: BTreeSet<Position> = delivered
             .iter()
             .map(|delivered| delivered.change.stamp.key.position)
-            .chain(events.iter().map(|event| Position(event.position.unwrap().0 + 1)))
+            .chain(events.iter().map(|event| match event.event {
+                // Right before its commit.
+                TableEventKind::Truncated => Position(event.position.unwrap().0 + 1),
+                _ => event.position.unwrap(),
+            }))
             .collect();
         let (mut changes, mut events) = (delivered.iter().peekable(), events.into_iter().peekable());
         for point in points {
@@ -438,6 +474,10 @@ impl Shard {
 
     /// What was delivered by the last poll, in words.
     pub fn log(&self) -> Vec<String> {
+        self.last_log.clone()
+    }
+
+    fn delivered(&self) -> Vec<String> {
         let one = |delivered: &Delivered| {
             let op = match delivered.change.op {
                 Op::Insert { .. } => "insert",
@@ -453,7 +493,7 @@ impl Shard {
 
     /// Events of the last poll, in words.
     pub fn events(&self) -> Vec<String> {
-        self.replay.events.iter().map(|event| format!("{:?} {}", event.event, event.table)).collect()
+        self.last_events.iter().map(|event| format!("{:?} {}", event.event, event.table)).collect()
     }
 
     /// What the database holds.

@@ -5,6 +5,7 @@
 mod crashes;
 mod fitness;
 mod groups;
+mod migrations;
 mod neighbours;
 mod publishing;
 mod races;

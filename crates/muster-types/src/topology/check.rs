@@ -6,7 +6,7 @@ use super::declare::{ShardEntry, TableEntry, table_section};
 use super::error::suggestion;
 use super::order::{self, Pattern};
 use super::raw::{At, Findings, quoted};
-use super::{Directory, KindConfig, KindMode, Licences, ShardConfig};
+use super::{Directory, DriverConfig, KindConfig, KindMode, Licences, ShardConfig};
 use crate::ids::{Kind, ShardName};
 use crate::table::Owner;
 
@@ -122,8 +122,28 @@ pub(super) fn tables(
         if let Owner::Parent { table: parent, .. } = &table.owner {
             check_parent(findings, table, parent, entries, shards);
         }
+        check_migrations(findings, table, shards);
     }
     check_owner_cycles(findings, entries);
+}
+
+/// Only PostgreSQL shards apply them.
+fn check_migrations(
+    findings: &mut Findings<'_>,
+    table: &TableEntry,
+    shards: &BTreeMap<ShardName, ShardConfig>,
+) {
+    let hosts = |config: &ShardConfig| {
+        config.kinds.contains(&table.kind.value) && matches!(config.driver, DriverConfig::Sqlite { .. })
+    };
+    let host = shards.iter().find(|(_, config)| hosts(config)).map(|(name, _)| name);
+    if let (Some(shard), false) = (host, table.migrations.is_empty()) {
+        let what = format!(
+            "table `{}` has migrations, and SQLite shard `{shard}` of its kind applies none",
+            table.name.value
+        );
+        findings.add(table.name.at, what, "remove them: rows of another definition are refused there");
+    }
 }
 
 fn check_parent(

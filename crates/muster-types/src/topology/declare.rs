@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::migration::{Migration, migrations};
 use super::order::Pattern;
 use super::raw::{At, Findings, Section, listed, quoted};
 use super::{DriverConfig, KindMode};
@@ -33,6 +34,7 @@ pub(super) struct TableEntry {
     pub(super) name: At<String>,
     pub(super) kind: At<Kind>,
     pub(super) owner: Owner,
+    pub(super) migrations: Vec<Migration>,
 }
 
 /// Stores of a shard staged at once. Staging is reading and a file of its own; two keep both sides busy.
@@ -222,9 +224,10 @@ pub(super) fn tables(findings: &mut Findings<'_>, root: &mut Section<'_>) -> Vec
             parsed.ok().map(|value| At { value, at: text.at })
         });
         let owner = owner(findings, &mut section, &name);
+        let migrations = migrations(findings, &mut section);
         section.close(findings);
         if let (Some(kind), Some(owner)) = (kind, owner) {
-            entries.push(TableEntry { name: At { value: name, at }, kind, owner });
+            entries.push(TableEntry { name: At { value: name, at }, kind, owner, migrations });
         }
     }
     entries

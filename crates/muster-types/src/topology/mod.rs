@@ -21,11 +21,13 @@ mod check;
 mod declare;
 mod error;
 mod live;
+mod migration;
 mod order;
 mod parse;
 mod raw;
 
 pub use error::{TopologyError, TopologyErrors};
+pub use migration::{Migration, STAGED};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -243,4 +245,6 @@ pub struct TableConfig {
     pub kind: Kind,
     /// To whom they belong.
     pub owner: Owner,
+    /// What brings rows of older definitions into today's shape, in the order in which they apply.
+    pub migrations: Vec<Migration>,
 }

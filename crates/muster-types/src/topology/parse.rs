@@ -155,7 +155,8 @@ impl Draft {
             return Err(TopologyErrors(findings.into_errors()));
         }
         let table = |entry: TableEntry| {
-            (entry.name.value, TableConfig { kind: entry.kind.value, owner: entry.owner })
+            let (kind, migrations) = (entry.kind.value, entry.migrations);
+            (entry.name.value, TableConfig { kind, owner: entry.owner, migrations })
         };
         Ok(Topology {
             digest: Digest::of(text.as_bytes()),

@@ -246,6 +246,20 @@ impl<'t> Section<'t> {
         sections
     }
 
+    /// A list of tables.
+    pub(super) fn section_list(
+        &mut self,
+        findings: &mut Findings<'_>,
+        key: &'static str,
+    ) -> Vec<Section<'t>> {
+        let Some((at, value)) = self.get(key) else { return Vec::new() };
+        let DeValue::Array(array) = value.get_ref() else {
+            self.wrong_type(findings, key, at, value.get_ref(), "a list of tables");
+            return Vec::new();
+        };
+        array.iter().filter_map(|item| self.open(findings, key, item.span().start, item)).collect()
+    }
+
     fn open(
         &self,
         findings: &mut Findings<'_>,

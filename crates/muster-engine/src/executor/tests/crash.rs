@@ -34,6 +34,9 @@ async fn every_crash_point_of_a_small_run() {
             if together {
                 world.group(2);
             }
+            if nth % 4 < 2 {
+                world.migrate();
+            }
             let mut options = world.options();
             options.faults = Faults::at(point, nth);
             let engine = world.engine(options.clone());

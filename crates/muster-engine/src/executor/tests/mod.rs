@@ -183,6 +183,36 @@ async fn staging_that_is_lost_is_made_again_and_the_journal_need_not_know() {
 }
 
 #[tokio::test]
+async fn migrated_rows_are_published_proven_and_reported() {
+    for capture in [false, true] {
+        let mut world = World::new(2, capture).await;
+        world.migrate();
+        let lost = (ErrorClass::StagingLost, 1);
+        world.shard("e").lock().failures.insert(("publish", store(0, "identity")), lost);
+        let summary = apply(&world).await;
+        assert_eq!((summary.sites_restored, summary.sites_failed), (2, 0), "{summary:?}");
+        assert_eq!(world.victims_live(), world.restored);
+        let report = load_report(&world.repository, &run()).await.unwrap();
+        assert!(report.proof.shards.values().all(|proof| proof.holds));
+        let notes: Vec<_> = report.notes.iter().filter(|note| note.code == "migrated").collect();
+        assert_eq!(notes.len(), 4);
+        assert_eq!(notes[0].subject, store(0, "metadata").to_string());
+        assert_eq!(notes[0].text, "migration `turn` was applied to table `sites`: 4 rows before, 4 after");
+    }
+}
+
+#[tokio::test]
+async fn a_migration_that_fails_costs_its_own_site() {
+    let mut world = World::new(2, false).await;
+    world.migrate();
+    world.shard("e").lock().failures.insert(("migrate", store(1, "identity")), (ErrorClass::Permanent, 1));
+    let summary = apply(&world).await;
+    assert_eq!((summary.sites_restored, summary.sites_failed), (1, 1), "{summary:?}");
+    let failed: Vec<_> = summary.failures.iter().map(|failure| failure.step.clone()).collect();
+    assert_eq!(failed, [StepKey::Verify(store(1, "identity"))]);
+}
+
+#[tokio::test]
 async fn staging_that_is_lost_each_time_fails_its_own_site() {
     let world = World::new(2, false).await;
     let lost = (ErrorClass::StagingLost, u32::MAX);

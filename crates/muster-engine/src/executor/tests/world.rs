@@ -229,6 +229,15 @@ impl World {
         &self.shards[name]
     }
 
+    /// From now on, restored rows go through a migration.
+    pub(super) fn migrate(&mut self) {
+        self.shards.values().for_each(|shard| shard.lock().migrates = true);
+        let restored = std::mem::take(&mut self.restored).into_iter();
+        let end = format!("{}|", super::fake::MIGRATED);
+        let restored = restored.map(|(table, site, text)| (table, site, text.replacen('|', &end, 1)));
+        self.restored = restored.collect();
+    }
+
     /// Live rows of the victims.
     pub(super) fn victims_live(&self) -> Live {
         let all = self.shards.values().flat_map(|shard| shard.live());

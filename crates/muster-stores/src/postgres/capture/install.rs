@@ -5,7 +5,7 @@ use tokio_postgres::{Client, Error};
 
 use super::error::explain;
 use super::layout::Layout;
-use super::state;
+use super::{state, triggers};
 use crate::capture::CaptureError;
 use crate::postgres::connect::PostgresConfig;
 use crate::postgres::schema::quote;
@@ -154,6 +154,7 @@ pub(super) async fn has_publication(client: &Client, name: &str) -> Result<bool,
 /// Takes away everything of Muster's but the slot.
 pub(super) async fn remove(client: &mut Client, name: &str) -> Result<(), Error> {
     let transaction = client.transaction().await?;
+    triggers::remove(&transaction).await?;
     transaction.batch_execute(&format!("DROP PUBLICATION IF EXISTS {}", quote(name))).await?;
     transaction.batch_execute("DROP SCHEMA IF EXISTS muster CASCADE").await?;
     transaction.commit().await

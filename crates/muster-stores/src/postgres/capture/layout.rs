@@ -16,7 +16,7 @@ use super::pgoutput::Relation;
 use crate::postgres::schema::{self, LiveTable, ReplicaIdentity, quote};
 
 /// A captured table.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct Captured {
     pub(super) table: CapturedTable,
     pub(super) live: LiveTable,
@@ -42,21 +42,54 @@ pub(super) struct Signature {
     columns: Vec<String>,
     /// Tables and partitions that hold rows, with their files.
     files: Vec<(u32, u32)>,
+    /// The log has told of a truncation since the files were read.
+    #[serde(default)]
+    emptied: bool,
 }
 
 impl Signature {
-    /// In words, what changed since `before`; `None` when nothing did. An emptied table has a new file.
-    pub(super) fn change_since(&self, before: &Self, truncated: bool) -> Option<&'static str> {
-        let parts = |signature: &Self| signature.files.iter().map(|(oid, _)| *oid).collect::<Vec<_>>();
+    /// Number of the table in the catalog.
+    pub(super) fn oid(&self) -> u32 {
+        self.oid
+    }
+
+    /// The relations that hold its rows.
+    pub(super) fn parts(&self) -> impl Iterator<Item = u32> {
+        self.files.iter().map(|(oid, _)| *oid)
+    }
+
+    /// These are its files, unless a truncation gave it another one.
+    pub(super) fn has_files(&self, files: impl Iterator<Item = (u32, u32)>, emptied: bool) -> bool {
+        let files: Vec<(u32, u32)> = files.collect();
+        let one = files.len() == 1 && (emptied || self.emptied);
+        files == self.files || (one && files.iter().map(|(oid, _)| *oid).eq(self.parts()))
+    }
+
+    /// In words, what changed since `before`; `None` when nothing did. An emptied table has a new file. Partitions of
+    /// `created` came empty, and the log has their rows.
+    pub(super) fn change_since(
+        &self,
+        before: &Self,
+        truncated: bool,
+        created: &BTreeSet<u32>,
+    ) -> Option<&'static str> {
+        let truncated = truncated || before.emptied;
+        let known: Vec<(u32, u32)> = self
+            .files
+            .iter()
+            .copied()
+            .filter(|(oid, _)| !created.contains(oid) || before.parts().any(|part| part == *oid))
+            .collect();
+        let parts = |files: &[(u32, u32)]| files.iter().map(|(oid, _)| *oid).collect::<Vec<_>>();
         if self.oid != before.oid {
             Some("it was dropped and made anew")
         } else if self.columns != before.columns {
             Some("its columns changed")
         } else if self.published != before.published {
             Some("it was taken out of the publication for a time")
-        } else if parts(self) != parts(before) {
+        } else if parts(&known) != parts(&before.files) {
             Some("its partitions changed")
-        } else if self.files != before.files && (!truncated || self.files.len() > 1) {
+        } else if known != before.files && (!truncated || self.files.len() > 1) {
             Some("it was rewritten, or a partition was emptied")
         } else {
             None
@@ -65,7 +98,7 @@ impl Signature {
 }
 
 /// Whose the rows of a table are.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(super) enum RowOwner {
     /// Nobody's.
     Nobody,
@@ -76,9 +109,10 @@ pub(super) enum RowOwner {
 }
 
 /// All captured tables, parents and children linked by number.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Layout {
     pub(super) tables: Vec<Captured>,
+    /// Those that are there: the log has told that the others were dropped since.
     by_oid: HashMap<u32, usize>,
     /// Tables that are there and not captured, with the reason.
     pub(super) refused: BTreeMap<String, String>,
@@ -90,11 +124,89 @@ pub(super) struct Layout {
     pub(super) misplaced: Vec<String>,
     /// What the catalog was when this was read.
     pub(super) fingerprint: String,
+    /// What was declared then.
+    pub(super) declared: String,
 }
 
 impl Layout {
     pub(super) fn by_relation(&self, relation: &Relation) -> Option<usize> {
-        self.by_oid.get(&relation.id).copied()
+        self.by_oid(relation.id)
+    }
+
+    pub(super) fn by_oid(&self, oid: u32) -> Option<usize> {
+        self.by_oid.get(&oid).copied()
+    }
+
+    /// Tables that are there.
+    pub(super) fn present(&self) -> impl Iterator<Item = &Captured> {
+        self.tables.iter().filter(|table| self.by_oid.contains_key(&table.live.oid))
+    }
+
+    /// Rows of a captured table lie in this relation.
+    pub(super) fn has_part(&self, oid: u32) -> bool {
+        self.root_of(oid).is_some()
+    }
+
+    /// The captured table whose rows lie in this relation.
+    pub(super) fn root_of(&self, oid: u32) -> Option<u32> {
+        let holds = |table: &&Captured| table.signature.parts().any(|part| part == oid);
+        self.present().find(holds).map(|table| table.live.oid)
+    }
+
+    /// Differs from that of every layout that is another.
+    pub(super) fn identity(&self) -> String {
+        let emptied = |table: &&Captured| table.signature.emptied;
+        let emptied: Vec<u32> = self.present().filter(emptied).map(|table| table.live.oid).collect();
+        format!("{} {} {emptied:?}", self.fingerprint, self.by_oid.len())
+    }
+
+    /// What it is behind a stretch of the log in which these were `dropped` and those `emptied`.
+    pub(super) fn behind(mut self, dropped: &BTreeSet<usize>, emptied: &BTreeSet<usize>) -> Self {
+        self.by_oid.retain(|_, number| !dropped.contains(number));
+        for &number in emptied {
+            self.tables[number].signature.emptied = true;
+        }
+        self
+    }
+
+    /// Nothing that the log's rows depend on is other than in `before`, behind a stretch of the log in which these were
+    /// `dropped` and those `emptied`.
+    pub(super) fn continues(
+        &self,
+        before: &Self,
+        dropped: &BTreeSet<usize>,
+        emptied: &BTreeSet<usize>,
+    ) -> bool {
+        let mut there = before
+            .present()
+            .filter(|table| before.by_oid(table.live.oid).is_none_or(|number| !dropped.contains(&number)));
+        let same = |(one, other): (&Captured, &Captured)| {
+            let emptied = before.by_oid(other.live.oid).is_some_and(|number| emptied.contains(&number));
+            one.reads_like(other, emptied)
+        };
+        let mut here = self.present();
+        loop {
+            match (here.next(), there.next()) {
+                (None, None) => return true,
+                (Some(one), Some(other)) if same((one, other)) => {}
+                _ => return false,
+            }
+        }
+    }
+
+    /// Parent rows are found by the same columns as in `before`, and were not written anew as a whole, but for tables that
+    /// were `emptied`.
+    pub(super) fn looks_up_like(&self, before: &Self, emptied: &BTreeSet<usize>) -> bool {
+        let same = |table: &Captured| {
+            let now = self.by_oid(table.live.oid).map(|number| &self.tables[number]);
+            let emptied = before.by_oid(table.live.oid).is_some_and(|number| emptied.contains(&number));
+            now.is_some_and(|now| {
+                now.name() == table.name()
+                    && table.signature.has_files(now.signature.files.iter().copied(), emptied)
+                    && table.lookup_columns().eq(now.lookup_columns())
+            })
+        };
+        before.present().filter(|table| !table.referenced.is_empty()).all(same)
     }
 
     pub(super) fn by_name(&self, name: &str) -> Option<usize> {
@@ -124,9 +236,39 @@ impl Captured {
 
     /// The log describes the table as it is known.
     pub(super) fn fits(&self, relation: &Relation) -> bool {
-        let theirs = relation.columns.iter();
-        let theirs = theirs.map(|column| (column.name.as_str(), column.type_oid, column.type_modifier));
-        theirs.eq(self.columns.iter().map(|(name, oid, modifier)| (name.as_str(), *oid, *modifier)))
+        self.has_columns(columns_of(relation))
+    }
+
+    /// As [`Self::fits`], also where columns were added since.
+    pub(super) fn begins(&self, relation: &Relation) -> bool {
+        self.has_columns(columns_of(relation).take(self.columns.len()))
+    }
+
+    /// These are its stored columns.
+    pub(super) fn has_columns<'c>(&self, mut theirs: impl Iterator<Item = (&'c str, u32, i32)>) -> bool {
+        let mut ours = self.columns.iter().map(|(name, oid, modifier)| (name.as_str(), *oid, *modifier));
+        ours.all(|ours| theirs.next() == Some(ours)) && theirs.next().is_none()
+    }
+
+    /// Its rows in the log mean what they meant for `before`.
+    fn reads_like(&self, before: &Self, emptied: bool) -> bool {
+        self.name() == before.name()
+            && (&self.table.kind, &self.table.owner) == (&before.table.kind, &before.table.owner)
+            && self.signature.change_since(&before.signature, emptied, &BTreeSet::new()).is_none()
+            && self.table.def.key == before.table.def.key
+            && self.identity == before.identity
+            && self.live.partitioned == before.live.partitioned
+            && self.live.logs_full_rows() == before.live.logs_full_rows()
+    }
+
+    /// Name and type of the columns by which its rows are found, and that tell whose they are.
+    fn lookup_columns(&self) -> impl Iterator<Item = (&str, u32)> {
+        let owner = match self.owner {
+            RowOwner::Nobody => None,
+            RowOwner::Tenant(column) | RowOwner::Parent { column, .. } => Some(column),
+        };
+        let all = self.referenced.iter().copied().chain(owner);
+        all.filter_map(|column| self.columns.get(column)).map(|(name, oid, _)| (name.as_str(), *oid))
     }
 
     /// The log's old rows have the columns that they are known to have. What it says of a partitioned table is not said of
@@ -151,6 +293,15 @@ impl Captured {
     pub(super) fn width(&self) -> usize {
         self.columns.len()
     }
+}
+
+/// Tells declarations from others.
+pub(super) fn declaration(declared: &BTreeMap<String, TableConfig>) -> String {
+    muster_types::Digest::of(format!("{declared:?}").as_bytes()).to_string()
+}
+
+fn columns_of(relation: &Relation) -> impl Iterator<Item = (&str, u32, i32)> {
+    relation.columns.iter().map(|column| (column.name.as_str(), column.type_oid, column.type_modifier))
 }
 
 /// One text that changes with every change of tables, columns, keys, files or of the publication; cheap to ask for.
@@ -182,7 +333,8 @@ pub(super) async fn read(
     let mut columns = columns(client).await?;
     let mut files = files(client).await?;
     let published = published(client, publication).await?;
-    let mut layout = Layout { fingerprint, ..Layout::default() };
+    let declared_as = declaration(declared);
+    let mut layout = Layout { fingerprint, declared: declared_as, ..Layout::default() };
     let mut chosen = Vec::new();
     for table in live {
         let name = table.def.name.clone();
@@ -222,6 +374,7 @@ pub(super) async fn read(
             published: published.get(&table.oid).copied(),
             columns: Vec::new(),
             files: files.remove(&table.oid).unwrap_or_default(),
+            emptied: false,
         };
         let columns = columns.remove(&table.oid).unwrap_or_default();
         layout.by_oid.insert(table.oid, layout.tables.len());

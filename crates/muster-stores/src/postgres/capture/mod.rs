@@ -1,8 +1,8 @@
 //! The capture side: snapshots through exported states, changes through logical decoding.
 //!
-//! - `source`: [`PostgresSource`]. `install`: what has to be in the shard. `state`: what capture remembers there.
+//! - `source`: [`PostgresSource`]. `install`, `triggers`: what has to be in the shard. `state`: what capture remembers there.
 //! - `slot`: slot, cluster and timeline. `layout`: the captured tables as they are.
-//! - `stream`, `pgoutput`: the log, item by item. `poll`, `buffer`: changes by site.
+//! - `stream`, `pgoutput`: the log, item by item. `ddl`: changes of tables in it. `poll`, `buffer`: changes by site.
 //! - `owner`, `lookup`: whose a row is. `snapshot`, `copy`: tables read whole.
 //!
 //! # Invariants
@@ -11,6 +11,7 @@
 
 mod buffer;
 mod copy;
+mod ddl;
 mod error;
 mod install;
 mod layout;
@@ -23,7 +24,9 @@ mod snapshot;
 mod source;
 mod state;
 mod stream;
+mod triggers;
 
 pub use source::PostgresSource;
+pub use triggers::capture_notes;
 
 use super::random_number;

@@ -89,6 +89,10 @@ pub(super) struct Owners {
     handed_on: u32,
     /// Something was looked up that the log was not yet held against.
     pub(super) unverified: bool,
+    /// Something was looked up.
+    pub(super) looked_up: bool,
+    /// The log cannot be held against what was looked up.
+    pub(super) unclear: bool,
 }
 
 impl Owners {
@@ -143,6 +147,11 @@ impl Owners {
         }
     }
 
+    /// Parent rows went or changed in a way that old images do not tell.
+    pub(super) fn doubt_if(&mut self, unclear: bool) {
+        self.unclear |= unclear;
+    }
+
     /// Changes are handed on as it is known now.
     pub(super) fn hand_on(&mut self) {
         self.handed_on += 1;
@@ -164,7 +173,7 @@ impl Owners {
 
     /// The live tables say so; a row that is not there belongs to nobody.
     pub(super) fn provide(&mut self, node: Node, link: Option<Link>) {
-        self.unverified = true;
+        (self.unverified, self.looked_up) = (true, true);
         let link = link.unwrap_or(Link::Site(None));
         self.known.entry(node).or_insert(Known { link, live: Some(self.handed_on) });
     }

@@ -4,6 +4,8 @@
 //! - Transactions that were read before are passed over: a session that begins anew repeats nothing.
 //! - A change of a table that has to be read again whole is not handed on: its rows at the boundary stand for it.
 
+mod watch;
+
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,11 +15,13 @@ use muster_types::segment::{ChangeStamp, Commit, Mark, TableEvent, TableEventKin
 use muster_types::{Boundary, ChangeKey, Position, Timestamp};
 
 use super::buffer::{self, Buffer, completed, reduced};
+use super::ddl::{DDL, Ddl};
 use super::layout::{Layout, RowOwner};
 use super::owner::{Link, Node, Owners, link_of};
 use super::pgoutput::{OldImage, Relation};
 use super::stream::Item;
 use crate::capture::{CaptureError, ChangeSink};
+pub(super) use watch::Watch;
 
 /// Changes in memory before they are handed on.
 const BUFFER_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -51,6 +55,7 @@ pub(super) struct Committed {
 /// See the module.
 pub(super) struct Poll<'a> {
     layout: &'a Layout,
+    watch: Watch,
     sink: &'a mut dyn ChangeSink,
     numbers: Vec<Option<usize>>,
     tables_told: usize,
@@ -61,15 +66,30 @@ pub(super) struct Poll<'a> {
     events: Vec<TableEvent>,
     commits: Vec<Commit>,
     changes: u64,
+    /// The first transaction that was not read before.
+    first: Option<Position>,
+    /// Partitions that came empty.
+    created: BTreeSet<u32>,
+    dropped: BTreeSet<usize>,
+    /// Tables whose leaving has a place.
+    left: BTreeSet<String>,
+    /// Rows between the beginning and the end are not known of all tables.
+    coarse: bool,
     /// The last transaction that was read, and the latest of all times up to it.
     reached: Boundary,
     transaction: Option<Transaction>,
 }
 
 impl<'a> Poll<'a> {
-    pub(super) fn new(layout: &'a Layout, after: Boundary, sink: &'a mut dyn ChangeSink) -> Self {
+    pub(super) fn new(
+        layout: &'a Layout,
+        after: Boundary,
+        watch: Watch,
+        sink: &'a mut dyn ChangeSink,
+    ) -> Self {
         Self {
             layout,
+            watch,
             sink,
             numbers: vec![None; layout.tables.len()],
             tables_told: 0,
@@ -80,6 +100,11 @@ impl<'a> Poll<'a> {
             events: Vec::new(),
             commits: Vec::new(),
             changes: 0,
+            first: None,
+            created: BTreeSet::new(),
+            dropped: BTreeSet::new(),
+            left: BTreeSet::new(),
+            coarse: false,
             reached: after,
             transaction: None,
         }
@@ -117,6 +142,16 @@ impl<'a> Poll<'a> {
 
     pub(super) fn was_truncated(&self, table: usize) -> bool {
         self.truncated.contains(&table)
+    }
+
+    /// Only the end is a recovery point.
+    pub(super) fn be_coarse(&mut self) {
+        self.coarse = true;
+    }
+
+    /// Between two transactions.
+    pub(super) fn is_between(&self) -> bool {
+        self.transaction.is_none()
     }
 
     pub(super) fn add_event(&mut self, event: TableEvent) {
@@ -157,6 +192,9 @@ impl<'a> Poll<'a> {
     /// Takes the next item of the log.
     pub(super) fn take(&mut self, item: Item) -> Result<Option<Committed>, CaptureError> {
         if let Item::Begin { position, at } = item {
+            if position > self.reached.position {
+                self.first.get_or_insert(position);
+            }
             self.transaction = Some(Transaction {
                 position,
                 at,
@@ -178,6 +216,10 @@ impl<'a> Poll<'a> {
         let committed = match item {
             Item::Commit { end } => return Ok(Some(self.commit(transaction, end))),
             _ if transaction.passed_over => Ok(()),
+            Item::Message { prefix, content } if prefix == DDL => {
+                self.ddl(&mut transaction, &Ddl::read(&content));
+                Ok(())
+            }
             Item::Message { prefix, content } => {
                 message(&mut transaction, &prefix, &content);
                 Ok(())
@@ -350,16 +392,30 @@ impl<'a> Poll<'a> {
     pub(super) fn verify(&mut self, item: &Item) {
         let (relation, old) = match item {
             Item::Update { relation, old: Some(old), .. } | Item::Delete { relation, old } => (relation, old),
+            Item::Truncate { relations } => {
+                let unclear = relations.iter().any(|relation| self.is_looked_up(relation.id));
+                return self.owners.doubt_if(unclear);
+            }
+            Item::Message { prefix, content } if prefix == DDL && !self.watch.pending => {
+                let unclear = Ddl::read(content).relations().any(|oid| self.is_looked_up(oid));
+                return self.owners.doubt_if(unclear);
+            }
             _ => return,
         };
         let Some(table) = self.layout.by_relation(relation) else { return };
-        if !self.layout.tables[table].fits(relation) {
-            return;
+        if !self.layout.tables[table].begins(relation) {
+            return self.owners.doubt_if(self.is_looked_up(relation.id));
         }
         let old = self.old_row(table, old.clone());
-        if let Ok(link) = link_of(self.layout, table, &old) {
-            self.owners.verify(self.layout, table, &old, &link);
+        match link_of(self.layout, table, &old) {
+            Ok(link) => self.owners.verify(self.layout, table, &old, &link),
+            Err(_) => self.owners.doubt_if(self.is_looked_up(relation.id)),
         }
+    }
+
+    /// Rows of this table own others.
+    fn is_looked_up(&self, oid: u32) -> bool {
+        self.layout.by_oid(oid).is_some_and(|table| !self.layout.tables[table].referenced.is_empty())
     }
 
     /// Parent rows that changes wait for.
@@ -433,6 +489,10 @@ impl<'a> Poll<'a> {
     /// Tells events and commits; rows of tables that are read again come behind.
     pub(super) fn finish(mut self, boundary: Boundary) -> Result<Finished<'a>, CaptureError> {
         self.flush()?;
+        // What has a place of its own comes before what stands at the end.
+        for event in self.events {
+            self.sink.table_event(event)?;
+        }
         let mut again = Vec::new();
         for (table, reason) in std::mem::take(&mut self.reread) {
             let captured = &self.layout.tables[table];
@@ -449,10 +509,7 @@ impl<'a> Poll<'a> {
                 reason,
             })?;
         }
-        for event in self.events {
-            self.sink.table_event(event)?;
-        }
-        if again.is_empty() {
+        if again.is_empty() && !self.coarse {
             for commit in self.commits {
                 self.sink.commit(commit)?;
             }

@@ -1,6 +1,8 @@
 //! [`PostgresSource`].
 
+mod exact;
 mod history;
+mod layouts;
 mod reading;
 mod tables;
 
@@ -16,9 +18,9 @@ use self::tables::altered_unless;
 use super::error::explain;
 use super::layout::{Layout, Signature};
 use super::snapshot::{self, Snapshot};
-use super::state::{self, State, Unreadable};
+use super::state::{self, KnownLayout, State, Unreadable};
 use super::stream::Stream;
-use super::{install, slot};
+use super::{install, slot, triggers};
 use crate::capture::{CaptureError, CaptureSource, ChangeSink, Installed, Polled, ShardState, SnapshotSink};
 use crate::postgres::connect::{PostgresConfig, block_on, text_settings};
 
@@ -44,7 +46,12 @@ pub struct PostgresSource {
     known: Option<BTreeMap<String, Signature>>,
     /// What the last poll delivered, up to its boundary.
     delivered: Option<(Position, BTreeMap<String, Signature>)>,
-    layout: Option<Layout>,
+    /// The tables as the log has them behind this place.
+    layout: Option<(Position, Layout)>,
+    /// As the last snapshot had them.
+    snapshot_layout: Option<(Position, Layout)>,
+    /// Of the layout that the shard remembers: what tells it from others.
+    remembered: Option<String>,
     /// End of the log behind the last heartbeat: while it stands there, nothing happened.
     quiet_at: Option<u64>,
     /// Undeclared tables that an event has told of.
@@ -68,6 +75,8 @@ impl PostgresSource {
             known: None,
             delivered: None,
             layout: None,
+            snapshot_layout: None,
+            remembered: None,
             quiet_at: None,
             told: BTreeSet::new(),
         }
@@ -143,9 +152,15 @@ impl PostgresSource {
         install::check(&config, client, &shard, &layout).await?;
         let installed = install::install(client, &name, &layout).await;
         let unchanged = installed.map_err(|error| explain(&config, "install capture", &error))?;
+        let failed = |error| explain(&config, "install its event triggers", &error);
+        let (changed, notes) = match triggers::install(client).await.map_err(failed)? {
+            Ok(changed) => (changed, Vec::new()),
+            Err(reason) => (false, vec![triggers::note(&format!("the server says: {reason}"))]),
+        };
         self.layout = None;
         let tables = layout.tables.iter().map(|table| table.name().to_owned()).collect();
-        Ok(Installed { tables, triggers: 0, unchanged })
+        let triggers = if notes.is_empty() { 2 } else { 0 };
+        Ok(Installed { tables, triggers, unchanged: unchanged && !changed, notes })
     }
 
     /// Whether the shard can be captured as it is. Reads only.
@@ -196,6 +211,7 @@ impl PostgresSource {
         sink.tables(&tables)?;
         let all: Vec<usize> = (0..tables.len()).collect();
         snapshot.read(&layout, &all, |site, table, row| sink.row(site, table, row)).await?;
+        self.snapshot_layout = Some((snapshot.boundary.position, layout));
         Ok(Boundary { at: snapshot.boundary.at.max(not_before.at), ..snapshot.boundary })
     }
 
@@ -203,9 +219,15 @@ impl PostgresSource {
         let delivered =
             self.delivered.take().filter(|(position, _)| *position == upto).map(|(_, known)| known);
         let changed = delivered.as_ref().filter(|known| Some(*known) != self.known.as_ref());
+        let (layout, remembered) = self.layout_to_remember(upto);
+        let known_layout = match &layout {
+            Some(text) => Some(KnownLayout::New(text)),
+            None => remembered.is_some().then_some(KnownLayout::Same),
+        };
         let (config, client) = self.client().await?;
-        let done = state::acknowledge(client, upto, head, changed).await;
+        let done = state::acknowledge(client, upto, head, changed, known_layout).await;
         done.map_err(|error| explain(&config, "acknowledge changes", &error))?;
+        self.remembered = remembered.or(self.remembered.take());
         if let Some(known) = delivered {
             self.known = Some(known);
         }

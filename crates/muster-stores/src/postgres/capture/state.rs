@@ -1,4 +1,7 @@
 //! What capture remembers in the shard: schema `muster`, tables `capture` and `captured`.
+//!
+//! The layout of the tables is kept with the place of the log that it is known to hold at: what lies behind, up to the next
+//! DDL, is read with it, also by the next capture after a crash.
 
 use std::collections::BTreeMap;
 
@@ -113,9 +116,42 @@ pub(super) async fn begin(
     Ok(())
 }
 
+/// Of a shard that an older muster began.
+const LAYOUT_COLUMNS: &str = "ALTER TABLE muster.capture ADD COLUMN IF NOT EXISTS layout text, ADD COLUMN IF NOT EXISTS layout_at bigint";
+
+/// `layout`, as JSON, holds at `at`; without one, that which was written last still does.
+pub(super) async fn write_layout(
+    client: &impl GenericClient,
+    at: Position,
+    layout: Option<&str>,
+) -> Result<(), Error> {
+    if layout.is_some() {
+        client.batch_execute(LAYOUT_COLUMNS).await?;
+    }
+    let sql = "UPDATE muster.capture SET layout = coalesce($1, layout), layout_at = $2";
+    client.execute(sql, &[&layout, &at.0.cast_signed()]).await.map(drop)
+}
+
+/// The layout that is known to hold at `at`, if there is one.
+pub(super) async fn read_layout(client: &impl GenericClient, at: Position) -> Result<Option<Layout>, Error> {
+    let sql = "SELECT to_jsonb(c) ->> 'layout' FROM muster.capture c WHERE (to_jsonb(c) ->> 'layout_at')::bigint = $1";
+    let row = client.query_opt(sql, &[&at.0.cast_signed()]).await?;
+    let text = row.and_then(|row| row.get::<_, Option<String>>(0));
+    // One that cannot be read is as none: the tables are looked at anew.
+    Ok(text.and_then(|text| serde_json::from_str(&text).ok()))
+}
+
 /// The slot is given up.
 pub(super) async fn give_up(client: &impl GenericClient, reason: &str) -> Result<(), Error> {
     client.execute("UPDATE muster.capture SET lost = $1", &[&reason]).await.map(drop)
+}
+
+/// The layout that holds at what is acknowledged.
+pub(super) enum KnownLayout<'t> {
+    /// That which was written last.
+    Same,
+    /// Another one, as JSON.
+    New(&'t str),
 }
 
 /// Everything up to `upto` is durable in the segment `head`, with tables as `known` says.
@@ -124,6 +160,7 @@ pub(super) async fn acknowledge(
     upto: Position,
     head: (u64, Digest),
     known: Option<&BTreeMap<String, Signature>>,
+    layout: Option<KnownLayout<'_>>,
 ) -> Result<(), Error> {
     let transaction = client.transaction().await?;
     let sql = "UPDATE muster.capture SET acknowledged = greatest(acknowledged, $1), head_sequence = $2, head_digest = $3";
@@ -131,6 +168,11 @@ pub(super) async fn acknowledge(
     transaction.execute(sql, &[&at, &sequence, &head.1.to_string()]).await?;
     if let Some(known) = known {
         write_known(&transaction, known).await?;
+    }
+    match layout {
+        None => {}
+        Some(KnownLayout::Same) => write_layout(&transaction, upto, None).await?,
+        Some(KnownLayout::New(text)) => write_layout(&transaction, upto, Some(text)).await?,
     }
     transaction.commit().await
 }
@@ -156,5 +198,5 @@ pub(super) async fn read_known(client: &impl GenericClient) -> Result<BTreeMap<S
 }
 
 pub(super) fn known_of(layout: &Layout) -> BTreeMap<String, Signature> {
-    layout.tables.iter().map(|table| (table.name().to_owned(), table.signature.clone())).collect()
+    layout.present().map(|table| (table.name().to_owned(), table.signature.clone())).collect()
 }

@@ -78,6 +78,13 @@ impl Item {
     }
 }
 
+/// A transaction that was not taken yet.
+pub(super) struct Ahead<'s> {
+    pub(super) position: Option<Position>,
+    pub(super) items: std::iter::Take<std::collections::vec_deque::Iter<'s, Item>>,
+    pub(super) whole: bool,
+}
+
 /// One session.
 pub(super) struct Stream {
     config: PostgresConfig,
@@ -133,6 +140,32 @@ impl Stream {
             }
         }
         Ok(item)
+    }
+
+    /// Reads ahead the transaction that comes next. Gives its place and what it holds, and whether that is all: of a
+    /// large one it is the beginning.
+    pub(super) async fn next_transaction(&mut self) -> Result<Ahead<'_>, CaptureError> {
+        let mut seen = 0;
+        let whole = loop {
+            match self.ahead.iter().skip(seen).position(|item| matches!(item, Item::Commit { .. })) {
+                Some(at) => {
+                    seen += at;
+                    break true;
+                }
+                None => seen = self.ahead.len(),
+            }
+            if self.ahead_bytes > AHEAD_BYTES_MAX {
+                break false;
+            }
+            let item = self.read().await?;
+            self.ahead_bytes += item.bytes();
+            self.ahead.push_back(item);
+        };
+        let position = match self.ahead.front() {
+            Some(Item::Begin { position, .. }) => Some(*position),
+            _ => None,
+        };
+        Ok(Ahead { position, items: self.ahead.iter().take(seen), whole })
     }
 
     /// What was read ahead and not taken yet, unless some of it was forgotten.

@@ -18,6 +18,7 @@ pub(super) fn compare(then: &TableDef, now: Option<&LiveTable>) -> Comparison {
             added_column(table, column, now, &mut found);
         }
     }
+    found.column_obstacles = found.obstacles.len();
     found.keys(then, &now.def);
     found.obstacles.extend(acting_triggers(now));
     // Checked by triggers of the server that do not fire in a publish.

@@ -8,7 +8,7 @@ use muster_engine::driver::{
     ClaimRefusal, DriverError, GroupRows, LoggedChange, PublishRecord, PublishWork, RowBatch, StoreDriver,
     StoreProbe, StoreWork, one_by_one,
 };
-use muster_types::journal::{NeighbourDigest, Published, TableDigest};
+use muster_types::journal::{Migrated, NeighbourDigest, Published, TableDigest};
 use muster_types::plan::LiveStore;
 use muster_types::topology::TableConfig;
 use muster_types::{Epoch, Position, RunId, ShardName, StoreId};
@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use super::fitness::{self, Fitness};
 use super::shard::Shard;
-use super::{fence, group, look, probe, proof, publish, stage};
+use super::{fence, group, look, migrate, probe, proof, publish, stage};
 
 /// The restore side of one database.
 #[derive(Clone)]
@@ -69,6 +69,10 @@ impl StoreDriver for PostgresDriver {
 
     async fn digest_staged(&self, work: &StoreWork) -> Result<BTreeMap<String, TableDigest>, DriverError> {
         stage::digest_staged(&self.shard, work).await
+    }
+
+    async fn migrate(&self, work: &StoreWork) -> Result<Option<Migrated>, DriverError> {
+        migrate::migrate(&self.shard, work).await
     }
 
     async fn publish(

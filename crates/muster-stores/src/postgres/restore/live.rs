@@ -11,6 +11,7 @@ use tokio_postgres::Client;
 
 use super::compare::compare;
 use super::errors::judge;
+use super::migrate;
 use super::owner::{Owners, Way};
 use super::shard::{Catalog, Shard};
 use crate::comparison::definitions_digest;
@@ -160,15 +161,23 @@ fn oids_of(tables: &[KindTable<'_>]) -> Vec<u32> {
 
 /// Fails where restored rows do not fit, or where the definitions are not those of the plan.
 pub(super) fn check(shard: &Shard, catalog: &Catalog, work: &StoreWork) -> Result<(), DriverError> {
-    let obstacles: Vec<String> = work
+    let compared = work
         .tables
         .iter()
-        .flat_map(|table| compare(&table.def, catalog.tables.get(&table.def.name)).obstacles)
-        .collect();
+        .map(|table| (&table.def, compare(&table.def, catalog.tables.get(&table.def.name))));
+    let compared: Vec<_> = compared.collect();
+    let obstacles: Vec<&str> =
+        compared.iter().flat_map(|(_, found)| found.obstacles.iter().map(String::as_str)).collect();
     if !obstacles.is_empty() {
+        let reshaped = compared.iter().find(|(_, found)| found.column_obstacles > 0);
+        let migration = reshaped
+            .map(|(def, _)| migrate::section_hint(def, catalog.tables.get(&def.name).map(|live| &live.def)));
         return Err(shard.permanent(
             format!("{} does not fit the live tables: {}", work.store, obstacles.join("; ")),
-            "bring the definitions back, or export the store with `muster export` and load it by hand",
+            format!(
+                "{}bring the definitions back, or export the store with `muster export` and load it by hand",
+                migration.unwrap_or_default()
+            ),
         ));
     }
     if work.definitions.is_some_and(|planned| planned != definitions(catalog, &work.tables)) {

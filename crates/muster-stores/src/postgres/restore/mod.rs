@@ -26,6 +26,7 @@ mod fitness;
 mod group;
 mod live;
 mod look;
+mod migrate;
 mod overwrite;
 mod owner;
 mod privileges;

@@ -13,7 +13,7 @@ use super::compare::compare;
 use super::fitness::not_carried;
 use super::live::{KindTable, definitions, kind_tables};
 use super::shard::{Catalog, Shard};
-use super::{privileges, proof};
+use super::{migrate, privileges, proof};
 
 /// Looks at stores in one read transaction.
 pub(super) async fn probe(shard: &Shard, stores: &[StoreProbe]) -> Result<Vec<LiveStore>, DriverError> {
@@ -40,7 +40,9 @@ pub(super) async fn probe(shard: &Shard, stores: &[StoreProbe]) -> Result<Vec<Li
         }
         let rows = counts.get(kind).and_then(|counts| counts.get(&probe.store.site));
         let differences = |table: &muster_types::table::CapturedTable| {
-            compare(&table.def, catalog.tables.get(&table.def.name)).texts()
+            let mut found = compare(&table.def, catalog.tables.get(&table.def.name));
+            migrate::foresee(shard, &table.def, &mut found);
+            found.texts()
         };
         found.push(LiveStore {
             rows: rows.copied().unwrap_or(0),

@@ -20,7 +20,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Error};
 
-use super::conflict::taken_key;
+use super::conflict::{shortened, taken_key};
 use super::effects::{self, Count, Counts};
 use super::errors::is_out_of_time;
 use super::fence::{await_others, check_claim, check_epoch, insert_record, record_of};
@@ -241,7 +241,9 @@ impl Publication<'_> {
 
     /// The error for rows that the live table did not take.
     async fn refused(&self, table: &KindTable<'_>, staged: &Staged, error: &Error) -> DriverError {
-        let plain = self.failed(&format!("insert into `{}`", table.name()), error);
+        let plain = self
+            .violated(table, error)
+            .unwrap_or_else(|| self.failed(&format!("insert into `{}`", table.name()), error));
         if error.code() != Some(&SqlState::UNIQUE_VIOLATION) {
             return plain;
         }
@@ -250,6 +252,29 @@ impl Publication<'_> {
         }
         let taken = taken_key(self.shard, self.client, self.work, table, staged.attempt).await;
         taken.ok().flatten().unwrap_or(plain)
+    }
+
+    /// The error for rows that a constraint of the live table does not permit: it came after them, most likely.
+    fn violated(&self, table: &KindTable<'_>, error: &Error) -> Option<DriverError> {
+        let answer = error.as_db_error().filter(|answer| answer.code().code().starts_with("23"))?;
+        let by = match (answer.constraint(), answer.column()) {
+            (Some(constraint), _) => format!("constraint `{constraint}`"),
+            (None, Some(column)) => format!("column `{column}`, which is NOT NULL,"),
+            (None, None) => "a constraint".to_owned(),
+        };
+        let detail = answer.detail().map_or_else(String::new, |detail| format!(": {}", shortened(detail)));
+        Some(self.shard.permanent(
+            format!(
+                "{}: {by} of live table `{}` does not permit a restored row{detail}",
+                self.work.store,
+                table.name()
+            ),
+            format!(
+                "bring the rows into line with a migration ([[tables.{:?}.migrations]] in the topology) and plan again, \
+                 or change the constraint",
+                table.name()
+            ),
+        ))
     }
 
     /// The site's live rows, read back, are those expected.

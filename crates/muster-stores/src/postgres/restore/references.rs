@@ -54,11 +54,13 @@ pub(super) async fn check(
                 let whose = site.map_or_else(|| rows.of.to_owned(), |site| rows.sites[site].to_string());
                 let error = shard.permanent(
                     format!(
-                        "{whose}: a row of table `{}` refers by ({}) to ({}) of table `{}`, which is not there",
+                        "{whose}: a row of table `{}` refers by ({}) to ({}) of table `{}`, which is not there \
+                         (foreign key `{}`)",
                         table.name(),
                         key.columns.join(", "),
                         shortened(row.get(0)),
                         key.parent_table,
+                        key.name,
                     ),
                     "restore the store that holds the missing row first, or to the same moment",
                 );

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use muster_types::table::TableDef;
+use serde::{Deserialize, Serialize};
 
 use super::name::{qualified, quote};
 
 /// One table of the database. A partitioned table is one, with its partitions inside.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LiveTable {
     /// Its number in the catalog; a table made anew has another.
     pub oid: u32,
@@ -114,7 +115,7 @@ impl LiveTable {
 }
 
 /// How an identity column takes values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Identity {
     /// Only under OVERRIDING SYSTEM VALUE.
     Always,
@@ -123,7 +124,7 @@ pub enum Identity {
 }
 
 /// A primary or unique key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LiveKey {
     /// Of the index, and of the constraint if there is one.
     pub name: String,
@@ -140,7 +141,7 @@ pub struct LiveKey {
 }
 
 /// A foreign key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LiveForeignKey {
     /// Of the constraint.
     pub name: String,
@@ -167,7 +168,7 @@ pub struct LiveForeignKey {
 }
 
 /// What the log says of an old row.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReplicaIdentity {
     /// The primary key.
     Default,
@@ -185,7 +186,7 @@ pub enum ReplicaIdentity {
 }
 
 /// When a trigger or rule fires.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Firing {
     /// For ordinary sessions: not for a publish.
     Origin,
@@ -215,7 +216,7 @@ impl Firing {
 }
 
 /// A trigger or rule.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct LiveTrigger {
     /// Its name.
     pub name: String,
@@ -224,7 +225,7 @@ pub struct LiveTrigger {
 }
 
 /// A partition that holds rows.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Partition {
     /// Its number in the catalog.
     pub oid: u32,
@@ -239,7 +240,7 @@ pub struct Partition {
 }
 
 /// A sequence that a serial or identity column owns.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnedSequence {
     /// Its schema.
     pub schema: String,

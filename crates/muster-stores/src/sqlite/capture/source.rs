@@ -314,7 +314,7 @@ impl CaptureSource for SqliteSource {
             let sql = "SELECT count(*) FROM main.sqlite_schema WHERE type = 'trigger' AND name LIKE '\\_muster%' ESCAPE '\\'";
             conn.query_row(sql, [], |row| row.get::<_, u32>(0))
         })?;
-        Ok(Installed { tables, triggers: triggers.into(), unchanged })
+        Ok(Installed { tables, triggers: triggers.into(), unchanged, notes: Vec::new() })
     }
 
     fn remove(&mut self) -> Result<(), CaptureError> {
@@ -431,7 +431,8 @@ impl CaptureSource for SqliteSource {
             for name in &newly_told {
                 sink.table_event(undeclared_event(name, boundary.at, view))?;
             }
-            let polled = Polled { boundary, changes: count, undeclared: view.undeclared.clone() };
+            let polled =
+                Polled { boundary, changes: count, undeclared: view.undeclared.clone(), more: false };
             Ok((polled, view.pending.clone()))
         })?;
         self.told.extend(newly_told);

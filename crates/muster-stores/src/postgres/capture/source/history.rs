@@ -96,8 +96,9 @@ impl PostgresSource {
         let written = state::write_known(client, &known).await;
         written.map_err(|error| explain(&config, "begin an incarnation", &error))?;
         self.known = Some(known);
-        (self.layout, self.delivered, self.quiet_at) = (Some(layout), None, None);
-        Ok(())
+        self.layout = Some((acknowledged, layout));
+        (self.snapshot_layout, self.delivered, self.quiet_at, self.remembered) = (None, None, None, None);
+        self.remember_layout(acknowledged).await
     }
 
     async fn transactions_stay_open(&mut self) -> Result<CaptureError, CaptureError> {

@@ -1,5 +1,6 @@
 //! Polls: the log read up to a boundary, with what has to be looked up or read again.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use muster_types::{Boundary, Position, Timestamp};
@@ -11,12 +12,19 @@ use crate::postgres::capture::error::explain;
 use crate::postgres::capture::layout::Layout;
 use crate::postgres::capture::poll::{HEARTBEAT, Poll};
 use crate::postgres::capture::snapshot::Snapshot;
-use crate::postgres::capture::state::{self, State};
+use crate::postgres::capture::state::State;
 use crate::postgres::capture::stream::{Item, Stream};
 use crate::postgres::capture::{lookup, random_number, slot};
 
 /// How long the slot's former session may take to end.
 const SESSION_END: Duration = Duration::from_secs(10);
+
+/// How a poll is read whole.
+pub(super) struct Whole {
+    pub(super) watermark: bool,
+    /// The tables at its beginning are not known to be those at its end.
+    pub(super) coarse: bool,
+}
 
 /// What a poll reads up to.
 enum Target {
@@ -49,7 +57,7 @@ impl PostgresSource {
         Ok(())
     }
 
-    async fn open_stream(&mut self, acknowledged: Position) -> Result<(), CaptureError> {
+    pub(super) async fn open_stream(&mut self, acknowledged: Position) -> Result<(), CaptureError> {
         if self.stream.as_ref().is_some_and(Stream::is_whole) {
             return Ok(());
         }
@@ -61,10 +69,12 @@ impl PostgresSource {
         Ok(())
     }
 
-    fn stream(&mut self) -> Result<&mut Stream, CaptureError> {
-        self.stream.as_mut().ok_or_else(|| {
-            CaptureError::transient("the change log's session was lost", "capture connects anew")
-        })
+    pub(super) fn stream(&mut self) -> Result<&mut Stream, CaptureError> {
+        self.stream.as_mut().ok_or_else(Self::session_lost)
+    }
+
+    pub(super) fn session_lost() -> CaptureError {
+        CaptureError::transient("the change log's session was lost", "capture connects anew")
     }
 
     pub(super) async fn heartbeat(&mut self) -> Result<String, CaptureError> {
@@ -89,30 +99,47 @@ impl PostgresSource {
             self.quiet_at == Some(status.end.0) && self.stream.as_ref().is_some_and(Stream::is_drained);
         if idle
             && !watermark
-            && let Some(layout) = &self.layout
+            && let Some((_, layout)) = self.layout.as_ref().filter(|(at, _)| *at == after.position)
         {
-            return Ok(Polled { boundary: after, changes: 0, undeclared: unnamed(layout) });
+            return Ok(Polled { boundary: after, changes: 0, undeclared: unnamed(layout), more: false });
         }
         self.open_stream(state.acknowledged).await?;
         let nonce = self.heartbeat().await?;
-        let layout = self.current_layout().await?;
-        let polled = self.poll_with(&layout, after, watermark, nonce, sink).await;
-        self.layout = Some(layout);
-        polled
+        let layouts = self.layouts(after.position, nonce).await?;
+        self.poll_between(layouts, after, watermark, sink).await
     }
 
-    async fn poll_with(
+    /// Reads everything with the tables as they are at its end; what has another shape in the log is read again whole.
+    /// Where DDL lies between, or `coarse` says so, only the end is a recovery point.
+    pub(super) async fn poll_whole(
         &mut self,
-        layout: &Layout,
-        after: Boundary,
-        watermark: bool,
-        nonce: String,
+        newest: Layout,
+        nonce: &str,
+        (after, from): (Boundary, Boundary),
+        options: Whole,
         sink: &mut dyn ChangeSink,
     ) -> Result<Polled, CaptureError> {
-        let mut poll = Poll::new(layout, after, sink);
-        self.read_until(layout, &mut poll, &Target::Heartbeat(nonce)).await?;
-        self.compare_with_known(layout, &mut poll).await?;
-        self.settle(layout, &mut poll).await?;
+        let watch = self.watch(&newest).await?;
+        let mut poll = Poll::new(&newest, from, watch, sink);
+        if options.coarse {
+            poll.be_coarse();
+        }
+        self.read_until(&newest, &mut poll, &Target::Heartbeat(nonce.to_owned())).await?;
+        self.compare_with_known(&newest, &mut poll).await?;
+        self.settle(&newest, &mut poll).await?;
+        let (polled, _) = self.conclude(&newest, poll, after, options.watermark).await?;
+        self.note_layout(&polled, newest);
+        Ok(polled)
+    }
+
+    /// Reads again what the log does not tell, and hands everything on.
+    pub(super) async fn conclude(
+        &mut self,
+        layout: &Layout,
+        mut poll: Poll<'_>,
+        after: Boundary,
+        watermark: bool,
+    ) -> Result<(Polled, (BTreeSet<usize>, BTreeSet<usize>)), CaptureError> {
         let snapshot = match poll.rereads().is_empty() {
             true => None,
             false => Some(self.read_up_to_a_state(layout, &mut poll, after).await?),
@@ -128,8 +155,10 @@ impl PostgresSource {
         for name in &new {
             poll.add_event(undeclared_event(layout, name, boundary.at));
         }
+        let (dropped, emptied) = poll.whole_tables();
+        let whole = (dropped.clone(), emptied.clone());
         if poll.is_empty() && !watermark {
-            return Ok(Polled { boundary: after, changes: 0, undeclared });
+            return Ok((Polled { boundary: after, changes: 0, undeclared, more: false }, whole));
         }
         let finished = poll.finish(boundary)?;
         let changes = finished.changes;
@@ -141,8 +170,7 @@ impl PostgresSource {
                 .await?;
         }
         self.told.extend(new);
-        self.delivered = Some((boundary.position, state::known_of(layout)));
-        Ok(Polled { boundary, changes, undeclared })
+        Ok((Polled { boundary, changes, undeclared, more: false }, whole))
     }
 
     /// Takes a state to read tables again from, and reads the log up to it.
@@ -215,7 +243,11 @@ impl PostgresSource {
     }
 
     /// Hands on what can be, looking up owners in the live tables where that is needed.
-    async fn make_room(&mut self, layout: &Layout, poll: &mut Poll<'_>) -> Result<(), CaptureError> {
+    pub(super) async fn make_room(
+        &mut self,
+        layout: &Layout,
+        poll: &mut Poll<'_>,
+    ) -> Result<(), CaptureError> {
         poll.flush()?;
         if poll.is_half_full() {
             self.look_up(layout, poll).await?;
@@ -243,7 +275,7 @@ impl PostgresSource {
     }
 
     /// Finds the owners of all changes, and holds them against what the log brings up to after they were read.
-    async fn settle(&mut self, layout: &Layout, poll: &mut Poll<'_>) -> Result<(), CaptureError> {
+    pub(super) async fn settle(&mut self, layout: &Layout, poll: &mut Poll<'_>) -> Result<(), CaptureError> {
         self.look_up(layout, poll).await?;
         while std::mem::take(&mut poll.owners.unverified) {
             match self.stream()?.ahead() {
@@ -254,6 +286,10 @@ impl PostgresSource {
                 }
             }
             self.verify_ahead(poll).await?;
+            if poll.owners.unclear {
+                poll.distrust_look_ups();
+                break;
+            }
             // What the log says may hang on rows that were not looked up yet.
             self.look_up(layout, poll).await?;
         }

@@ -8,7 +8,6 @@ use crate::capture::CaptureError;
 use crate::postgres::capture::error::explain;
 use crate::postgres::capture::layout::{self, Layout};
 use crate::postgres::capture::poll::Poll;
-use crate::postgres::capture::{install, state};
 
 impl PostgresSource {
     pub(super) async fn read_layout(&mut self) -> Result<Layout, CaptureError> {
@@ -18,58 +17,33 @@ impl PostgresSource {
         found.map_err(|error| explain(&config, "read its tables", &error))
     }
 
-    /// The tables as they are now, read again if anything about them has changed; new ones are published.
-    pub(super) async fn current_layout(&mut self) -> Result<Layout, CaptureError> {
-        let name = self.name.clone();
-        let (config, client) = self.client().await?;
-        let now = layout::fingerprint(client, &name).await;
-        let now = now.map_err(|error| explain(&config, "look at its tables", &error))?;
-        if let Some(layout) = self.layout.take()
-            && layout.fingerprint == now
-        {
-            return Ok(layout);
-        }
-        let layout = self.read_layout().await?;
-        let (config, client) = self.client().await?;
-        let published = install::publish(client, &name, &layout).await;
-        if published.map_err(|error| explain(&config, "bring its publication in line", &error))? {
-            return self.read_layout().await;
-        }
-        Ok(layout)
-    }
-
     /// What changed since the last acknowledged segment without a word in the log.
     pub(super) async fn compare_with_known(
         &mut self,
         layout: &Layout,
         poll: &mut Poll<'_>,
     ) -> Result<(), CaptureError> {
-        let known = match self.known.take() {
-            Some(known) => known,
-            None => {
-                let (config, client) = self.client().await?;
-                let found = state::read_known(client).await;
-                found.map_err(|error| explain(&config, "read its capture state", &error))?
-            }
-        };
+        let known = self.known_tables().await?;
         for (table, captured) in layout.tables.iter().enumerate() {
             let reason = match known.get(captured.name()) {
                 None => Some("it is captured from now on"),
-                Some(before) => captured.signature.change_since(before, poll.was_truncated(table)),
+                Some(before) => {
+                    captured.signature.change_since(before, poll.was_truncated(table), poll.created())
+                }
             };
             if let Some(reason) = reason {
                 poll.read_again(table, reason);
             }
         }
         for name in known.keys().filter(|name| layout.by_name(name).is_none()) {
-            poll.add_event(self.gone_event(layout, name, poll.reached().at));
+            if !poll.has_left(name) {
+                poll.add_event(self.gone_event(layout, name, poll.reached().at));
+            }
         }
-        self.known = Some(known);
         Ok(())
     }
 
     fn gone_event(&self, layout: &Layout, name: &str, at: Timestamp) -> TableEvent {
-        let declared = self.declared.get(name).map(|config| config.kind.clone());
         let (event, reason) = match layout.refused.get(name) {
             Some(reason) => (TableEventKind::Undeclared, format!("it cannot be captured any more: {reason}")),
             None if layout.undeclared.iter().any(|table| table == name) => {
@@ -77,8 +51,14 @@ impl PostgresSource {
             }
             None => (TableEventKind::Dropped, "it is gone".to_owned()),
         };
-        let kind = declared.unwrap_or_else(|| any_kind(layout));
+        let kind = self.kind_of(layout, name);
         TableEvent { table: name.to_owned(), kind, event, at, position: None, reason }
+    }
+
+    /// The kind of a table that was captured.
+    pub(super) fn kind_of(&self, layout: &Layout, name: &str) -> Kind {
+        let declared = self.declared.get(name).map(|config| config.kind.clone());
+        declared.unwrap_or_else(|| any_kind(layout))
     }
 }
 

@@ -238,7 +238,9 @@ pub(super) fn config() -> BTreeMap<String, TableConfig> {
     declared()
         .into_iter()
         .chain([reference])
-        .map(|(name, kind, owner)| (name.to_owned(), TableConfig { kind: kind.parse().unwrap(), owner }))
+        .map(|(name, kind, owner)| {
+            (name.to_owned(), TableConfig { kind: kind.parse().unwrap(), owner, migrations: vec![] })
+        })
         .collect()
 }
 
