@@ -24,7 +24,7 @@ sql = ["ALTER TABLE {staged} RENAME COLUMN display_name TO shown_name"]
 
 [[tables.user_account.migrations]]
 name = "last-seen"
-has_columns = ["shown_name"]
+has_columns = ["shown_name", "last_seen double precision"]
 sql = ["ALTER TABLE {staged} ALTER last_seen TYPE text USING coalesce(last_seen::text, 'never')"]
 "#;
 
