@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use muster_types::Kind;
-use muster_types::topology::{DriverConfig, KindMode, Topology};
+use muster_types::topology::{DriverConfig, KindMode, Migration, Topology};
 use proptest::prelude::*;
 
 const GOOD: &str = r#"fleet = "example"
@@ -190,6 +190,10 @@ fn migrations_are_declared_by_table() {
         create_sql: vec![],
     };
     assert!(found[0].applies(&def(&["id", "title"])));
+    let typed = |text: &str| Migration { has_columns: vec![text.to_owned()], ..found[0].clone() };
+    assert!(
+        typed("title text").applies(&def(&["title"])) && !typed("title bigint").applies(&def(&["title"]))
+    );
     assert!(!found[0].applies(&def(&["id", "first"])) && !found[0].applies(&def(&["title", "first"])));
 }
 

@@ -31,7 +31,7 @@ fn migration(name: &str, has: &[&str], sql: &[&str]) -> Migration {
 fn split() -> Vec<Migration> {
     let mut retype = migration(
         "retype n",
-        &["first"],
+        &["first", "n integer"],
         &["ALTER TABLE {staged} ALTER n TYPE text USING n || '!'", "DELETE FROM {staged} WHERE n = '13!'"],
     );
     retype.lacks_columns = vec!["name".to_owned()];
@@ -178,7 +178,7 @@ async fn without_a_migration_the_refusal_shows_the_section() {
     assert!(error.message.contains("column `name` was dropped or renamed"), "{error}");
     for part in [
         "[[tables.\"issue\".migrations]]",
-        "has_columns = [\"name\", \"n\"]",
+        "has_columns = [\"name\", \"n integer\"]",
         "DROP COLUMN \\\"name\\\"",
         "TYPE text",
     ] {

@@ -1,7 +1,7 @@
 //! Declared migrations: what brings rows of an older definition into the shape of today's.
 
 use super::raw::{At, Findings, Section, listed};
-use crate::table::TableDef;
+use crate::table::{ColumnDef, TableDef};
 
 /// Stands for the rows in the statements of a migration.
 pub const STAGED: &str = "{staged}";
@@ -14,7 +14,7 @@ const BEGINNINGS: [&str; 4] = ["ALTER TABLE", "UPDATE", "DELETE FROM", "INSERT I
 pub struct Migration {
     /// For plans, journals and messages.
     pub name: String,
-    /// It applies to rows of a definition with all of these columns,
+    /// It applies to rows of a definition with all of these columns, each `NAME`, or `NAME TYPE` in the server's words,
     pub has_columns: Vec<String>,
     /// and none of those.
     pub lacks_columns: Vec<String>,
@@ -25,7 +25,10 @@ pub struct Migration {
 impl Migration {
     /// Whether rows with these columns need it.
     pub fn applies(&self, def: &TableDef) -> bool {
-        let has = |name: &String| def.stored_columns().any(|column| &column.name == name);
+        let is = |column: &ColumnDef, text: &String| {
+            column.name == *text || format!("{} {}", column.name, column.declared_type) == *text
+        };
+        let has = |text: &String| def.stored_columns().any(|column| is(column, text));
         self.has_columns.iter().all(has) && !self.lacks_columns.iter().any(has)
     }
 }

@@ -56,22 +56,27 @@ pub(super) fn section_hint(then: &TableDef, now: Option<&TableDef>) -> String {
     let (mut has, mut sql) = (Vec::new(), Vec::new());
     for column in then.stored_columns() {
         let live = now.and_then(|now| now.columns.iter().find(|live| live.name == column.name));
-        match live {
+        match live.filter(|live| !live.generated) {
             None => {
-                has.push(&column.name);
+                has.push(column.name.clone());
                 sql.push(format!("ALTER TABLE {STAGED} DROP COLUMN {}", quote(&column.name)));
             }
             Some(live) if live.declared_type != column.declared_type => {
                 let (name, new) = (quote(&column.name), &live.declared_type);
-                has.push(&column.name);
+                // Its name alone would stand for the new type, too.
+                has.push(format!("{} {}", column.name, column.declared_type));
                 sql.push(format!("ALTER TABLE {STAGED} ALTER {name} TYPE {new} USING {name}::{new}"));
             }
             Some(_) => {}
         }
     }
     let new = now.into_iter().flat_map(TableDef::stored_columns);
-    let lacks: Vec<&String> =
-        new.filter(|column| !here(then, &column.name)).map(|column| &column.name).collect();
+    let new: Vec<&ColumnDef> = new.filter(|column| !here(then, &column.name)).collect();
+    for column in new.iter().filter(|column| column.not_null && column.default_sql.is_none()) {
+        let (name, new) = (quote(&column.name), &column.declared_type);
+        sql.push(format!("ALTER TABLE {STAGED} ADD COLUMN {name} {new} DEFAULT VALUE"));
+    }
+    let lacks: Vec<&String> = new.iter().map(|column| &column.name).collect();
     format!(
         "declare what brings its rows into today's shape, such as\n[[tables.{:?}.migrations]]\nname = \"NAME\"\n\
          has_columns = {has:?}\nlacks_columns = {lacks:?}\nsql = {sql:?}\nand plan again; or ",
