@@ -169,7 +169,7 @@ pub fn detect(
     let moves = account::Moves::new(&index);
     let mut detection = Detection { table_losses: table_losses(catalog, from, to), ..Detection::default() };
     for (site, history) in &catalog.sites {
-        let account = SiteAccount::new(topology, &index, &moves, history, from, to);
+        let account = SiteAccount::new(topology, &index, &moves, site, history, from, to);
         detection.marked.extend(account.marked(site));
         detection.lost.extend(judge(site, &account, options));
     }

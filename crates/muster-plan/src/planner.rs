@@ -119,17 +119,20 @@ pub(crate) fn tier_targets(topology: &Topology, tier: Option<&str>) -> Tier {
     known.or_else(strictest).copied().unwrap_or(NO_TIER)
 }
 
+/// Shard, incarnation, schema, kind, and the site where it has tables of its own.
+type SchemaKey = (ShardName, usize, u32, Kind, Option<SiteId>);
+
 /// Definitions of a plan, each once.
 #[derive(Debug, Default)]
 struct Tables {
     list: Vec<CapturedTable>,
     by_content: BTreeMap<(Digest, Kind, String), u32>,
     /// Numbers of the tables of a kind in one schema, so that digests are taken once and not per site.
-    by_schema: BTreeMap<(ShardName, usize, u32, Kind), Vec<u32>>,
+    by_schema: BTreeMap<SchemaKey, Vec<u32>>,
 }
 
 impl Tables {
-    fn numbers(&mut self, key: (ShardName, usize, u32, Kind), tables: &[CapturedTable]) -> Vec<u32> {
+    fn numbers(&mut self, key: SchemaKey, tables: &[CapturedTable]) -> Vec<u32> {
         if let Some(numbers) = self.by_schema.get(&key) {
             return numbers.clone();
         }
@@ -243,9 +246,12 @@ impl<'a> Draft<'a> {
         let Some(shard) = self.index.shard(&found.source) else { return Ok(StoreInputs::default()) };
         let incarnation = &shard.incarnations[found.point.number];
         let boundary = found.point.boundary;
-        let mut inputs = assemble(incarnation, &walked[place].1, &found.kind, boundary, &mut self.objects)?;
-        let schema = incarnation.schema_at(boundary).map_or(0, |schema| schema.number);
-        let key = (found.source.clone(), found.point.number, schema, found.kind.clone());
+        let mut inputs =
+            assemble(incarnation, &walked[place].1, (&asked.site, &found.kind), boundary, &mut self.objects)?;
+        let schema = incarnation.schema_at(boundary);
+        let own = schema.and_then(|schema| schema.tables(&found.kind, &asked.site)?.site.clone());
+        let schema = schema.map_or(0, |schema| schema.number);
+        let key = (found.source.clone(), found.point.number, schema, found.kind.clone(), own);
         let numbers = self.tables.numbers(key, &inputs.tables);
         for input in &mut inputs.inputs {
             input.table = numbers[input.table as usize];

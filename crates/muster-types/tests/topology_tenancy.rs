@@ -170,17 +170,21 @@ fn what_all_sites_share_is_no_sites_table() {
     let one = "name one table of all sites, without `{site}`";
     assert_eq!(
         wrong("table = \"site\"", "table = \"tenant_{site}.issue\""),
-        format!("t.toml:5: [directory] names table `tenant_{{site}}.issue`, of which each site has its own\n    {one}")
+        format!(
+            "t.toml:5: [directory] names table `tenant_{{site}}.issue`, of which each site has its own\n    {one}"
+        )
     );
     assert_eq!(
-        wrong("reference = true", "parent = { column = \"i\", table = \"tenant_{site}.issue\", key = \"id\" }"),
+        wrong(
+            "reference = true",
+            "parent = { column = \"i\", table = \"tenant_{site}.issue\", key = \"id\" }"
+        ),
         "\
 t.toml:25: table `label` is owned through `tenant_{site}.issue`, of which each site has its own
     name a parent that all sites share, or put the table into the sites' schemas, too"
     );
     let sqlite = "driver = \"sqlite\"\npath = \"core.db\"";
-    assert!(
-        wrong("driver = \"postgres\"\nconnection = \"postgres://db/core\"", sqlite)
-            .contains("shard `core` hosts kind `product:jira` of `tenant_{site}.issue`, and SQLite has no schemas")
-    );
+    assert!(wrong("driver = \"postgres\"\nconnection = \"postgres://db/core\"", sqlite).contains(
+        "shard `core` hosts kind `product:jira` of `tenant_{site}.issue`, and SQLite has no schemas"
+    ));
 }

@@ -87,7 +87,13 @@ fn readable(index: &CatalogIndex<'_>, asked: &IncidentSite, store: &FoundStore) 
     let states = states_at(index, &asked.site, &store.source, &store.point)?;
     let Some(shard) = index.shard(&store.source) else { return Ok(()) };
     let incarnation = &shard.incarnations[store.point.number];
-    assemble(incarnation, &states, &store.kind, store.point.boundary, &mut Objects::default())?;
+    assemble(
+        incarnation,
+        &states,
+        (&asked.site, &store.kind),
+        store.point.boundary,
+        &mut Objects::default(),
+    )?;
     Ok(())
 }
 

@@ -6,7 +6,9 @@ use super::declare::{ShardEntry, SiteTableEntry, TableEntry, table_section};
 use super::error::suggestion;
 use super::order::{self, Pattern};
 use super::raw::{At, Findings, quoted};
-use super::{Directory, DriverConfig, KindConfig, KindMode, Licences, Named as Tenant, PLACEHOLDER, ShardConfig};
+use super::{
+    Directory, DriverConfig, KindConfig, KindMode, Licences, Named as Tenant, PLACEHOLDER, ShardConfig,
+};
 use crate::ids::{Kind, ShardName};
 use crate::table::Owner;
 
@@ -106,11 +108,7 @@ pub(super) fn tables(
         if config.mode != KindMode::Restored {
             for (name, of) in own {
                 let what = format!("table `{name}` is of kind `{kind}`, which has no rows");
-                findings.add(
-                    of.at,
-                    what,
-                    "give the table another kind, or the kind `mode = \"restored\"`",
-                );
+                findings.add(of.at, what, "give the table another kind, or the kind `mode = \"restored\"`");
             }
         } else if own.count() == 0 {
             let at = kinds.mentioned.get(kind).copied().unwrap_or_default();
@@ -128,7 +126,8 @@ pub(super) fn tables(
                     "table `{}` is owned through `{parent}`, of which each site has its own",
                     table.name.value
                 );
-                let hint = "name a parent that all sites share, or put the table into the sites' schemas, too";
+                let hint =
+                    "name a parent that all sites share, or put the table into the sites' schemas, too";
                 findings.add(table.name.at, what, hint);
                 continue;
             }
@@ -151,16 +150,21 @@ pub(super) fn site_tables(
             let what = format!("`{pattern}` and `{}` match one table", other.pattern.value);
             findings.add(at, what, "make the fixed parts of the two schemas' names differ");
         }
-        let is_of_it = |other: &&TableEntry| matches!(pattern.named(&other.name.value), Some(Tenant::Site(_)));
+        let is_of_it =
+            |other: &&TableEntry| matches!(pattern.named(&other.name.value), Some(Tenant::Site(_)));
         if let Some(other) = named.iter().find(is_of_it) {
-            let what = format!("table `{}` is declared by its name, and `{pattern}` matches it", other.name.value);
+            let what =
+                format!("table `{}` is declared by its name, and `{pattern}` matches it", other.name.value);
             findings.add(other.name.at, what, "remove one of the two");
         }
         let without_schemas = |(_, shard): &(&ShardName, &ShardConfig)| {
             matches!(shard.driver, DriverConfig::Sqlite { .. }) && shard.kinds.contains(&table.kind.value)
         };
         if let Some((shard, _)) = shards.iter().find(without_schemas) {
-            let what = format!("shard `{shard}` hosts kind `{}` of `{pattern}`, and SQLite has no schemas", table.kind.value);
+            let what = format!(
+                "shard `{shard}` hosts kind `{}` of `{pattern}`, and SQLite has no schemas",
+                table.kind.value
+            );
             findings.add(at, what, "give the table another kind, which only PostgreSQL shards host");
         }
     }

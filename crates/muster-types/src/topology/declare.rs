@@ -261,7 +261,8 @@ fn site_table(
     section.section(findings, "parent");
     section.flag(findings, "reference");
     if !owners.is_empty() {
-        let what = format!("table `{name}` belongs to the site of its schema, and has {} besides", listed(&owners));
+        let what =
+            format!("table `{name}` belongs to the site of its schema, and has {} besides", listed(&owners));
         let hint = format!("remove {}, or name one table without `{PLACEHOLDER}`", listed(&owners));
         findings.add(section.at(), what, hint);
     }

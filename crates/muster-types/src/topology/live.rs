@@ -121,9 +121,12 @@ impl Check<'_> {
 
     /// The declaration that the table's columns and foreign keys suggest.
     fn proposal(&self, table: &TableDef) -> String {
-        if let Some(alike) = self.topology.site_tables.iter().find_map(|other| {
-            Some((other.pattern.beside(&table.name)?, &other.kind))
-        }) {
+        if let Some(alike) = self
+            .topology
+            .site_tables
+            .iter()
+            .find_map(|other| Some((other.pattern.beside(&table.name)?, &other.kind)))
+        {
             return format!("{}\nkind = {:?}", table_section(&alike.0.to_string()), alike.1.as_str());
         }
         let has = |column: &str| table.columns.iter().any(|own| own.name == column);

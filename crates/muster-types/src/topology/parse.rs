@@ -183,8 +183,10 @@ impl Draft {
         let kinds = kinds.iter().map(|(kind, at)| (format!("kinds.{kind}"), *at));
         let shards = self.shards.iter().map(|shard| (format!("shards.{}", shard.name.value), shard.name.at));
         let tables = self.tables.iter().map(|table| (format!("tables.{}", table.name.value), table.name.at));
-        let of_sites =
-            self.site_tables.iter().map(|table| (format!("tables.{}", table.pattern.value), table.pattern.at));
+        let of_sites = self
+            .site_tables
+            .iter()
+            .map(|table| (format!("tables.{}", table.pattern.value), table.pattern.at));
         let tables = tables.chain(of_sites);
         let lines = kinds.chain(shards).chain(tables).map(|(name, at)| (name, findings.line(at))).collect();
         Source { file: file.to_owned(), lines }

@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::TableConfig;
+use super::{TableConfig, Topology};
 use crate::ids::{Kind, SiteId};
 use crate::table::Owner;
 
@@ -138,9 +138,7 @@ impl Declared {
     /// Why a table that is named like those of sites is none; nothing for other tables.
     pub fn misnamed(&self, name: &str) -> Option<String> {
         self.of_sites.iter().find_map(|table| match table.pattern.named(name)? {
-            Named::NoSite(reason) => {
-                Some(format!("it is named like `{}`, and {reason}", table.pattern))
-            }
+            Named::NoSite(reason) => Some(format!("it is named like `{}`, and {reason}", table.pattern)),
             Named::Site(_) => None,
         })
     }
@@ -149,6 +147,14 @@ impl Declared {
     pub fn kinds(&self) -> BTreeSet<&Kind> {
         let named = self.named.values().map(|config| &config.kind);
         named.chain(self.of_sites.iter().map(|table| &table.kind)).collect()
+    }
+}
+
+impl Topology {
+    /// Whether a table of this name is declared, in whatever shard, and can hold rows of `site`.
+    pub fn is_declared_for(&self, name: &str, site: &SiteId) -> bool {
+        let own = |table: &SiteTable| table.pattern.named(name) == Some(Named::Site(site.clone()));
+        self.tables.contains_key(name) || self.site_tables.iter().any(own)
     }
 }
 
@@ -168,7 +174,9 @@ mod tests {
         let site = SiteId::new("a-1").unwrap();
         assert_eq!(issue.named("tenant_a-1_eu.issue"), Some(Named::Site(site)));
         assert_eq!(issue.to_string(), "tenant_{site}_eu.issue");
-        for other in ["tenant_a_eu.issues", "tenant_a.issue", "issue", "x_tenant_a_eu.issue", "tenant_eu.issue"] {
+        for other in
+            ["tenant_a_eu.issues", "tenant_a.issue", "issue", "x_tenant_a_eu.issue", "tenant_eu.issue"]
+        {
             assert_eq!(issue.named(other), None, "{other}");
         }
         for none in ["tenant__eu.issue", "tenant_a b_eu.issue"] {

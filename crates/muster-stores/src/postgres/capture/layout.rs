@@ -8,8 +8,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use muster_types::SiteId;
 use muster_types::table::{CapturedTable, Owner};
-use muster_types::topology::TableConfig;
+use muster_types::topology::{Declared, TableConfig};
 use tokio_postgres::{Error, GenericClient};
 
 use super::pgoutput::Relation;
@@ -69,6 +70,8 @@ impl Signature {
 pub(super) enum RowOwner {
     /// Nobody's.
     Nobody,
+    /// This site's, all of them.
+    Site(SiteId),
     /// The stored column holds the site.
     Tenant(usize),
     /// The stored column `column` holds what the stored column `key` of table `table` holds.
@@ -80,12 +83,15 @@ pub(super) enum RowOwner {
 pub(super) struct Layout {
     pub(super) tables: Vec<Captured>,
     by_oid: HashMap<u32, usize>,
+    by_name: HashMap<String, usize>,
     /// Tables that are there and not captured, with the reason.
     pub(super) refused: BTreeMap<String, String>,
     /// Statements that would let the refused ones in.
     pub(super) fixes: Vec<String>,
     /// Tables that nothing declares.
     pub(super) undeclared: Vec<String>,
+    /// Of these, tables that are named like those of sites and are none, with the reason.
+    pub(super) misnamed: BTreeMap<String, String>,
     /// Tables in the publication that must not be there.
     pub(super) misplaced: Vec<String>,
     /// What the catalog was when this was read.
@@ -98,7 +104,7 @@ impl Layout {
     }
 
     pub(super) fn by_name(&self, name: &str) -> Option<usize> {
-        self.tables.iter().position(|table| table.table.def.name == name)
+        self.by_name.get(name).copied()
     }
 
     /// Tables whose rows are found through `table`, at any depth.
@@ -175,7 +181,7 @@ pub(super) async fn fingerprint(client: &impl GenericClient, publication: &str) 
 pub(super) async fn read(
     client: &impl GenericClient,
     publication: &str,
-    declared: &BTreeMap<String, TableConfig>,
+    declared: &Declared,
 ) -> Result<Layout, Error> {
     let fingerprint = fingerprint(client, publication).await?;
     let live = schema::read(client).await?;
@@ -190,10 +196,11 @@ pub(super) async fn read(
             if published.contains_key(&table.oid) {
                 layout.misplaced.push(table.qualified());
             }
+            layout.misnamed.extend(declared.misnamed(&name).map(|reason| (name.clone(), reason)));
             layout.undeclared.push(name);
             continue;
         };
-        match obstacle(&table, config, &referenced(declared, &name)) {
+        match obstacle(&table, &config, &referenced(declared.named(), &name)) {
             Some((reason, fix)) => {
                 if published.contains_key(&table.oid) {
                     layout.misplaced.push(table.qualified());
@@ -225,7 +232,8 @@ pub(super) async fn read(
         };
         let columns = columns.remove(&table.oid).unwrap_or_default();
         layout.by_oid.insert(table.oid, layout.tables.len());
-        layout.tables.push(captured(table, config, &numbers, columns, signature));
+        layout.by_name.insert(table.def.name.clone(), layout.tables.len());
+        layout.tables.push(captured(table, &config, &numbers, columns, signature));
     }
     link(&mut layout.tables);
     Ok(layout)
@@ -245,6 +253,7 @@ fn captured(
         Owner::Parent { column, table, .. } => at(column)
             .zip(numbers.get(table))
             .map(|(column, table)| RowOwner::Parent { column, table: *table, key: usize::MAX }),
+        Owner::Site { site } => Some(RowOwner::Site(site.clone())),
         Owner::Reference => Some(RowOwner::Nobody),
     };
     let identity = live.logged_old_columns().iter().filter_map(|name| at(name)).collect();
@@ -302,7 +311,7 @@ fn obstacle(
     }
     let owner = match &config.owner {
         Owner::Tenant { column } | Owner::Parent { column, .. } => Some(column),
-        Owner::Reference => None,
+        Owner::Site { .. } | Owner::Reference => None,
     };
     if let Some(column) = owner
         && !table.def.stored_columns().any(|stored| stored.name == *column)

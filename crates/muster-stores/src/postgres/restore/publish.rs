@@ -3,7 +3,7 @@
 //! # Invariants
 //! - The epoch row is locked first and held to the commit; claim and definitions are held as well.
 //! - Nobody else's statement waits for more than the rows that a publish inserts, deletes or refers to; there is no DDL
-//!   on live tables. Nor does the publish wait long for others: its locks have a time limit.
+//!   on live tables; tables of a site's own that are gone are created again, see `recreate`. Nor does the publish wait long for others: its locks have a time limit.
 //! - Rows are only inserted; under `overwrite` the site's own rows are saved and deleted before.
 //! - The application's ordinary triggers and foreign keys do not act (`session_replication_role = replica`); what
 //!   foreign keys demand is checked here. Setting it takes a superuser, or GRANT SET ON PARAMETER from version 15 on.
@@ -24,9 +24,10 @@ use super::conflict::taken_key;
 use super::effects::{self, Count, Counts};
 use super::errors::is_out_of_time;
 use super::fence::{await_others, check_claim, check_epoch, insert_record, record_of};
-use super::live::{self, KindTable, kind_tables};
+use super::live::{self, KindTable};
 use super::overwrite::{Replaced, check_left_behind, replace};
 use super::owner::column_list;
+use super::recreate::Recreation;
 use super::shard::{Catalog, Shard};
 use super::stage::{self, Staged, of_attempt, table_name};
 use super::{copy, references, sequences};
@@ -110,7 +111,9 @@ impl Publication<'_> {
         check_claim(shard, client, work).await?;
         let catalog = live::hold(shard, client, work, self.lock_wait()).await?;
         live::check(shard, &catalog, work)?;
-        let tables = kind_tables(shard, &catalog, &work.store.kind, &work.tables);
+        let recreation = Recreation::of(&catalog, work);
+        let catalog = recreation.begin(shard, client, work, catalog).await?;
+        let tables = live::work_tables(shard, &catalog, work);
         let staged = stage::existing(shard, client, work).await?;
         self.check_staged(&staged).await?;
         self.check_dead(&tables).await?;
@@ -119,7 +122,8 @@ impl Publication<'_> {
         let replaced =
             if work.overwrite { replace(shard, client, work, &tables).await? } else { Replaced::new() };
         sequences::advance(shard, client, work, &tables, staged.attempt).await?;
-        let rows = self.insert_all(&tables, &staged).await?;
+        let rows = self.insert_all(&tables, &staged, &recreation).await?;
+        recreation.finish(shard, client, work).await?;
         references::check(shard, client, work, &tables, staged.attempt).await?;
         check_left_behind(shard, client, work, &catalog, &tables, &replaced).await?;
         self.check_live(&tables).await?;
@@ -205,7 +209,12 @@ impl Publication<'_> {
         emitted.map(drop).map_err(|error| self.failed("write its mark", &error))
     }
 
-    async fn insert_all(&self, tables: &[KindTable<'_>], staged: &Staged) -> Result<u64, DriverError> {
+    async fn insert_all(
+        &self,
+        tables: &[KindTable<'_>],
+        staged: &Staged,
+        recreation: &Recreation<'_>,
+    ) -> Result<u64, DriverError> {
         let mut rows = 0;
         for table in tables {
             let Some(then) = table.then else { continue };
@@ -213,7 +222,7 @@ impl Publication<'_> {
                 "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} s WHERE {}",
                 table.now.qualified(),
                 column_list("", table.restored_columns()),
-                column_list("s", table.restored_columns()),
+                recreation.column_list(then),
                 table_name(&self.work.run, then),
                 of_attempt(staged.attempt),
             );

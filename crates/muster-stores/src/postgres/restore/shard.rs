@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use muster_engine::driver::{DriverError, ErrorClass};
 use muster_types::ShardName;
-use muster_types::topology::TableConfig;
+use muster_types::topology::Declared;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_postgres::Client;
 
@@ -21,7 +21,7 @@ const CONNECTIONS_MAX: usize = 16;
 pub(super) struct Shard {
     name: ShardName,
     config: Result<PostgresConfig, ConnectError>,
-    tables: BTreeMap<String, TableConfig>,
+    tables: Declared,
     permits: Arc<Semaphore>,
     idle: Mutex<Vec<Client>>,
     known: Mutex<Option<Arc<Catalog>>>,
@@ -45,7 +45,7 @@ impl Catalog {
 }
 
 impl Shard {
-    pub(super) fn new(name: ShardName, connection: &str, tables: BTreeMap<String, TableConfig>) -> Self {
+    pub(super) fn new(name: ShardName, connection: &str, tables: Declared) -> Self {
         Self {
             name,
             config: PostgresConfig::parse(connection),
@@ -61,7 +61,7 @@ impl Shard {
     }
 
     /// The declared tables.
-    pub(super) fn tables(&self) -> &BTreeMap<String, TableConfig> {
+    pub(super) fn tables(&self) -> &Declared {
         &self.tables
     }
 

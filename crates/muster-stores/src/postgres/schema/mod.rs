@@ -11,6 +11,7 @@
 
 mod create;
 mod name;
+mod phase;
 mod query;
 mod table;
 
@@ -18,6 +19,7 @@ use muster_types::table::TableDef;
 use tokio_postgres::GenericClient;
 
 pub use name::{literal, qualified, quote, topology_name};
+pub use phase::Phase;
 pub use table::{
     Firing, Identity, LiveForeignKey, LiveKey, LiveTable, LiveTrigger, OwnedSequence, Partition,
     ReplicaIdentity,

@@ -1,0 +1,239 @@
+//! Tables of a site's own that are gone are created again, inside the publish transaction.
+//!
+//! Schema, sequences and tables first, then the rows, then keys, checks and indexes, then foreign keys, then owner and
+//! privileges: as capture recorded them at the recovery point.
+//!
+//! # Invariants
+//! - Only tables of [`Owner::Site`] are created: nothing of tables that neighbours share is changed. A foreign key to
+//!   such a table is made last, since writers to that table wait from then on until the commit.
+//! - Until the commit nobody sees any of it, and a publish that fails leaves nothing behind.
+//! - Two publishes into one schema take turns: `CREATE SCHEMA IF NOT EXISTS` alone fails where two come together.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use muster_engine::driver::{DriverError, ErrorClass, StoreWork};
+use muster_types::table::{CapturedTable, Owner, TableDef};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Error};
+
+use super::live::TABLE_LOCK_WAIT;
+use super::owner::column_list;
+use super::shard::{Catalog, Shard};
+use crate::comparison::Comparison;
+use crate::postgres::schema::{Phase, literal, quote};
+
+/// Tables of a work that are created again.
+pub(super) struct Recreation<'a> {
+    gone: Vec<&'a CapturedTable>,
+}
+
+/// What a table that is gone means for restored rows.
+pub(super) fn comparison(table: &CapturedTable) -> Comparison {
+    let name = &table.def.name;
+    if !is_own(table) {
+        return Comparison::gone(name);
+    }
+    let note = format!("table `{name}` is gone: it is created again, as it was at the recovery point");
+    Comparison { notes: vec![note], ..Comparison::default() }
+}
+
+/// The statements that give the role what it lacks to create the tables that are gone; none if it lacks nothing.
+pub(super) async fn missing(
+    client: &Client,
+    catalog: &Catalog,
+    tables: &[CapturedTable],
+) -> Result<Option<String>, Error> {
+    let gone = gone(catalog, tables);
+    let mut statements = Vec::new();
+    for schema in schemas(&gone) {
+        let row = client
+            .query_one(
+                "SELECT CASE WHEN to_regnamespace(quote_ident($1)) IS NULL \
+                 THEN has_database_privilege(current_database(), 'CREATE') \
+                 ELSE has_schema_privilege($1, 'CREATE') END, \
+                 to_regnamespace(quote_ident($1)) IS NULL, current_database()::text, current_user::text",
+                &[&schema],
+            )
+            .await?;
+        let (database, user): (&str, &str) = (row.get(2), row.get(3));
+        match (row.get(0), row.get(1)) {
+            (true, _) => {}
+            (false, true) => {
+                statements.push(format!("GRANT CREATE ON DATABASE {} TO {}", quote(database), quote(user)));
+            }
+            (false, false) => {
+                statements.push(format!("GRANT CREATE ON SCHEMA {} TO {}", quote(schema), quote(user)));
+            }
+        }
+    }
+    Ok((!statements.is_empty())
+        .then(|| format!("its role may not create tables that are gone: {}", statements.join("; "))))
+}
+
+fn is_own(table: &CapturedTable) -> bool {
+    matches!(table.owner, Owner::Site { .. })
+}
+
+fn gone<'a>(catalog: &Catalog, tables: &'a [CapturedTable]) -> Vec<&'a CapturedTable> {
+    let there = |table: &CapturedTable| catalog.tables.contains_key(&table.def.name);
+    tables.iter().filter(|table| is_own(table) && !there(table)).collect()
+}
+
+/// The part of a topology name before its first dot; such a table's schema has none in its name.
+fn schemas<'a>(tables: &[&'a CapturedTable]) -> BTreeSet<&'a str> {
+    tables.iter().map(|table| table.def.name.split_once('.').map_or("public", |(schema, _)| schema)).collect()
+}
+
+impl<'a> Recreation<'a> {
+    /// Of what `catalog` does not have.
+    pub(super) fn of(catalog: &Catalog, work: &'a StoreWork) -> Self {
+        Self { gone: gone(catalog, &work.tables) }
+    }
+
+    /// Creates the tables, without keys and indexes; gives the definitions as the transaction then sees them.
+    pub(super) async fn begin(
+        &self,
+        shard: &Shard,
+        client: &Client,
+        work: &StoreWork,
+        catalog: Arc<Catalog>,
+    ) -> Result<Arc<Catalog>, DriverError> {
+        if self.gone.is_empty() {
+            return Ok(catalog);
+        }
+        let failed = |error: Error| self.failed(shard, work, "create its tables again", &error);
+        for schema in schemas(&self.gone) {
+            let turn = format!("muster schema {schema}");
+            let took =
+                client.query_one("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", &[&turn]).await;
+            took.map_err(failed)?;
+            self.create_schema(client, schema).await.map_err(failed)?;
+        }
+        self.check_gone(shard, client, work).await?;
+        // Bodies may name tables that come later.
+        client.batch_execute("SET LOCAL check_function_bodies = off").await.map_err(failed)?;
+        self.run(client, Phase::Before).await.map_err(failed)?;
+        Ok(Arc::new(Catalog::read(client).await.map_err(failed)?))
+    }
+
+    /// The schema with what was granted on it, if it is not there.
+    async fn create_schema(&self, client: &Client, schema: &str) -> Result<(), Error> {
+        let there = "SELECT to_regnamespace(quote_ident($1)) IS NOT NULL";
+        if client.query_one(there, &[&schema]).await?.get(0) {
+            return Ok(());
+        }
+        let create = format!("CREATE SCHEMA {}", quote(schema));
+        let grant = format!("ON SCHEMA {} TO ", quote(schema));
+        client.batch_execute(&create).await?;
+        let statements = self.gone.iter().flat_map(|table| &table.def.create_sql);
+        let of_schema: BTreeSet<&String> = statements
+            .filter(|statement| Phase::of(statement) == Phase::Schema && statement.contains(&grant))
+            .collect();
+        for statement in of_schema {
+            client.batch_execute(statement).await?;
+        }
+        Ok(())
+    }
+
+    /// Fails where a table came meanwhile.
+    async fn check_gone(&self, shard: &Shard, client: &Client, work: &StoreWork) -> Result<(), DriverError> {
+        let known =
+            Catalog::read(client).await.map_err(|error| shard.error("read its definitions", &error))?;
+        let Some(found) = self.gone.iter().find(|table| known.tables.contains_key(&table.def.name)) else {
+            return Ok(());
+        };
+        let what = format!("table `{}` of {} was made meanwhile", found.def.name, work.store);
+        shard.learn(known);
+        Err(shard.transient(what, "the step is tried again"))
+    }
+
+    /// The columns of staged rows as the created table has them: one whose type was gone, too, was staged as text.
+    pub(super) fn column_list(&self, def: &TableDef) -> String {
+        if !self.gone.iter().any(|table| table.def.name == def.name) {
+            return column_list("s", def.stored_columns().map(|column| column.name.as_str()));
+        }
+        let cast =
+            def.stored_columns().map(|column| format!("s.{}::{}", quote(&column.name), column.declared_type));
+        cast.collect::<Vec<_>>().join(", ")
+    }
+
+    /// Everything but the rows: keys, checks and indexes, foreign keys, owner and privileges.
+    pub(super) async fn finish(
+        &self,
+        shard: &Shard,
+        client: &Client,
+        work: &StoreWork,
+    ) -> Result<(), DriverError> {
+        if self.gone.is_empty() {
+            return Ok(());
+        }
+        let doing = "give its tables their keys and indexes again";
+        let failed = |error: Error| self.failed(shard, work, doing, &error);
+        self.run(client, Phase::Loaded).await.map_err(failed)?;
+        // Writers to a table that is referred to queue behind this lock.
+        let wait = format!("SET LOCAL lock_timeout = {}", TABLE_LOCK_WAIT.as_millis());
+        client.batch_execute(&wait).await.map_err(failed)?;
+        self.run(client, Phase::Foreign).await.map_err(|error| self.no_foreign_key(shard, work, &error))?;
+        let doing = "give its tables their owner, privileges and triggers again";
+        self.run(client, Phase::Last).await.map_err(|error| self.failed(shard, work, doing, &error))
+    }
+
+    async fn run(&self, client: &Client, phase: Phase) -> Result<(), Error> {
+        for table in &self.gone {
+            for statement in table.def.create_sql.iter().filter(|sql| Phase::of(sql) == phase) {
+                client.batch_execute(statement).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn no_foreign_key(&self, shard: &Shard, work: &StoreWork, error: &Error) -> DriverError {
+        let mut failed = self.failed(shard, work, "make its foreign keys again", error);
+        match error.code() {
+            Some(code) if *code == SqlState::LOCK_NOT_AVAILABLE => {
+                failed.hint = "a foreign key leads to a table outside of the site's schema, which is locked against \
+                    writers until the publish commits, and is in use: the step is tried again; end long transactions \
+                    there if this stays"
+                    .into();
+            }
+            Some(code) if [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME].contains(code) => {
+                failed.class = ErrorClass::Permanent;
+                failed.hint =
+                    "restore the store that holds that table first: name its kind in `after` of this one's \
+                    in the topology"
+                        .into();
+            }
+            Some(code) if *code == SqlState::FOREIGN_KEY_VIOLATION => {
+                failed.hint =
+                    "restore the store that holds the missing row first, or to the same moment".into();
+            }
+            _ => {}
+        }
+        failed
+    }
+
+    fn failed(&self, shard: &Shard, work: &StoreWork, doing: &str, error: &Error) -> DriverError {
+        let mut failed = shard.error(&format!("publish {}: {doing}", work.store), error);
+        if error.code() == Some(&SqlState::DUPLICATE_TABLE) {
+            failed.class = ErrorClass::Transient;
+            failed.hint = "the table was made meanwhile; the step is tried again".into();
+        }
+        if error.code() == Some(&SqlState::UNDEFINED_OBJECT) {
+            failed.hint = format!(
+                "make that role, type or extension again, then resume the run (search `{}` in the plan for the statement)",
+                self.gone.first().map_or("", |table| table.def.name.as_str())
+            );
+        }
+        failed
+    }
+}
+
+/// The type of a staged column: that of the definition, or text where it is gone with the site's schema.
+pub(super) async fn staged_type(client: &Client, declared: &str) -> Result<String, Error> {
+    let there = format!("SELECT to_regtype({}) IS NOT NULL", literal(declared));
+    Ok(match client.query_one(&there, &[]).await?.get(0) {
+        true => declared.to_owned(),
+        false => "text".to_owned(),
+    })
+}
