@@ -221,9 +221,16 @@ pub(super) async fn read(
         let (table, _) = chosen.remove(orphan);
         layout.refused.insert(table.def.name.clone(), "the table that owns it is not captured".to_owned());
     }
+    let own = chosen.iter().filter(|(_, config)| matches!(config.owner, Owner::Site { .. }));
+    let own: Vec<u32> = own.map(|(table, _)| table.oid).collect();
+    let mut around = schema::around(client, &own).await?;
     let numbers: HashMap<String, usize> =
         chosen.iter().enumerate().map(|(number, (table, _))| (table.def.name.clone(), number)).collect();
-    for (table, config) in chosen {
+    for (mut table, config) in chosen {
+        if let Some(around) = around.remove(&table.oid) {
+            table.def.create_sql.splice(..0, around.before);
+            table.def.create_sql.extend(around.behind);
+        }
         let signature = Signature {
             oid: table.oid,
             published: published.get(&table.oid).copied(),

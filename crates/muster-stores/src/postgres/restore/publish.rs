@@ -111,7 +111,7 @@ impl Publication<'_> {
         check_claim(shard, client, work).await?;
         let catalog = live::hold(shard, client, work, self.lock_wait()).await?;
         live::check(shard, &catalog, work)?;
-        let recreation = Recreation::of(&catalog, work);
+        let mut recreation = Recreation::of(&catalog, work);
         let catalog = recreation.begin(shard, client, work, catalog).await?;
         let tables = live::work_tables(shard, &catalog, work);
         let staged = stage::existing(shard, client, work).await?;

@@ -26,6 +26,8 @@ use crate::postgres::schema::{Phase, literal, quote};
 /// Tables of a work that are created again.
 pub(super) struct Recreation<'a> {
     gone: Vec<&'a CapturedTable>,
+    /// Schemas that were not there.
+    made: BTreeSet<&'a str>,
 }
 
 /// What a table that is gone means for restored rows.
@@ -80,20 +82,24 @@ fn gone<'a>(catalog: &Catalog, tables: &'a [CapturedTable]) -> Vec<&'a CapturedT
     tables.iter().filter(|table| is_own(table) && !there(table)).collect()
 }
 
-/// The part of a topology name before its first dot; such a table's schema has none in its name.
 fn schemas<'a>(tables: &[&'a CapturedTable]) -> BTreeSet<&'a str> {
-    tables.iter().map(|table| table.def.name.split_once('.').map_or("public", |(schema, _)| schema)).collect()
+    tables.iter().map(|table| schema_of(table)).collect()
+}
+
+/// The part of a topology name before its first dot; such a table's schema has none in its name.
+fn schema_of(table: &CapturedTable) -> &str {
+    table.def.name.split_once('.').map_or("public", |(schema, _)| schema)
 }
 
 impl<'a> Recreation<'a> {
     /// Of what `catalog` does not have.
     pub(super) fn of(catalog: &Catalog, work: &'a StoreWork) -> Self {
-        Self { gone: gone(catalog, &work.tables) }
+        Self { gone: gone(catalog, &work.tables), made: BTreeSet::new() }
     }
 
     /// Creates the tables, without keys and indexes; gives the definitions as the transaction then sees them.
     pub(super) async fn begin(
-        &self,
+        &mut self,
         shard: &Shard,
         client: &Client,
         work: &StoreWork,
@@ -102,7 +108,7 @@ impl<'a> Recreation<'a> {
         if self.gone.is_empty() {
             return Ok(catalog);
         }
-        let failed = |error: Error| self.failed(shard, work, "create its tables again", &error);
+        let failed = |error: Error| failed(shard, work, "create its tables again", &error);
         for schema in schemas(&self.gone) {
             let turn = format!("muster schema {schema}");
             let took =
@@ -117,21 +123,24 @@ impl<'a> Recreation<'a> {
         Ok(Arc::new(Catalog::read(client).await.map_err(failed)?))
     }
 
-    /// The schema with what was granted on it, if it is not there.
-    async fn create_schema(&self, client: &Client, schema: &str) -> Result<(), Error> {
+    async fn create_schema(&mut self, client: &Client, schema: &'a str) -> Result<(), Error> {
         let there = "SELECT to_regnamespace(quote_ident($1)) IS NOT NULL";
-        if client.query_one(there, &[&schema]).await?.get(0) {
-            return Ok(());
+        if !client.query_one(there, &[&schema]).await?.get::<_, bool>(0) {
+            client.batch_execute(&format!("CREATE SCHEMA {}", quote(schema))).await?;
+            self.made.insert(schema);
         }
-        let create = format!("CREATE SCHEMA {}", quote(schema));
-        let grant = format!("ON SCHEMA {} TO ", quote(schema));
-        client.batch_execute(&create).await?;
-        let statements = self.gone.iter().flat_map(|table| &table.def.create_sql);
-        let of_schema: BTreeSet<&String> = statements
-            .filter(|statement| Phase::of(statement) == Phase::Schema && statement.contains(&grant))
-            .collect();
-        for statement in of_schema {
-            client.batch_execute(statement).await?;
+        Ok(())
+    }
+
+    /// Owner of and privileges on the schemas that were made, each once.
+    async fn hand_schemas_over(&self, client: &Client) -> Result<(), Error> {
+        let mut done = BTreeSet::new();
+        for table in self.gone.iter().filter(|table| self.made.contains(schema_of(table))) {
+            for statement in table.def.create_sql.iter().filter(|sql| Phase::of(sql) == Phase::Schema) {
+                if done.insert(statement) {
+                    client.batch_execute(statement).await?;
+                }
+            }
         }
         Ok(())
     }
@@ -169,14 +178,16 @@ impl<'a> Recreation<'a> {
             return Ok(());
         }
         let doing = "give its tables their keys and indexes again";
-        let failed = |error: Error| self.failed(shard, work, doing, &error);
-        self.run(client, Phase::Loaded).await.map_err(failed)?;
+        let unmade = |error: Error| failed(shard, work, doing, &error);
+        self.run(client, Phase::Loaded).await.map_err(unmade)?;
         // Writers to a table that is referred to queue behind this lock.
         let wait = format!("SET LOCAL lock_timeout = {}", TABLE_LOCK_WAIT.as_millis());
-        client.batch_execute(&wait).await.map_err(failed)?;
-        self.run(client, Phase::Foreign).await.map_err(|error| self.no_foreign_key(shard, work, &error))?;
+        client.batch_execute(&wait).await.map_err(unmade)?;
+        self.run(client, Phase::Foreign).await.map_err(|error| Self::no_foreign_key(shard, work, &error))?;
         let doing = "give its tables their owner, privileges and triggers again";
-        self.run(client, Phase::Last).await.map_err(|error| self.failed(shard, work, doing, &error))
+        let unfinished = |error: Error| failed(shard, work, doing, &error);
+        self.run(client, Phase::Last).await.map_err(unfinished)?;
+        self.hand_schemas_over(client).await.map_err(unfinished)
     }
 
     async fn run(&self, client: &Client, phase: Phase) -> Result<(), Error> {
@@ -188,8 +199,8 @@ impl<'a> Recreation<'a> {
         Ok(())
     }
 
-    fn no_foreign_key(&self, shard: &Shard, work: &StoreWork, error: &Error) -> DriverError {
-        let mut failed = self.failed(shard, work, "make its foreign keys again", error);
+    fn no_foreign_key(shard: &Shard, work: &StoreWork, error: &Error) -> DriverError {
+        let mut failed = failed(shard, work, "make its foreign keys again", error);
         match error.code() {
             Some(code) if *code == SqlState::LOCK_NOT_AVAILABLE => {
                 failed.hint = "a foreign key leads to a table outside of the site's schema, which is locked against \
@@ -212,21 +223,21 @@ impl<'a> Recreation<'a> {
         }
         failed
     }
+}
 
-    fn failed(&self, shard: &Shard, work: &StoreWork, doing: &str, error: &Error) -> DriverError {
-        let mut failed = shard.error(&format!("publish {}: {doing}", work.store), error);
-        if error.code() == Some(&SqlState::DUPLICATE_TABLE) {
+fn failed(shard: &Shard, work: &StoreWork, doing: &str, error: &Error) -> DriverError {
+    let mut failed = shard.error(&format!("publish {}: {doing}", work.store), error);
+    match error.code() {
+        Some(code) if *code == SqlState::DUPLICATE_TABLE => {
             failed.class = ErrorClass::Transient;
             failed.hint = "the table was made meanwhile; the step is tried again".into();
         }
-        if error.code() == Some(&SqlState::UNDEFINED_OBJECT) {
-            failed.hint = format!(
-                "make that role, type or extension again, then resume the run (search `{}` in the plan for the statement)",
-                self.gone.first().map_or("", |table| table.def.name.as_str())
-            );
+        Some(code) if *code == SqlState::UNDEFINED_OBJECT => {
+            failed.hint = "make that role or type again, then resume the run".into();
         }
-        failed
+        _ => {}
     }
+    failed
 }
 
 /// The type of a staged column: that of the definition, or text where it is gone with the site's schema.

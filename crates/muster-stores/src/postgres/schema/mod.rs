@@ -1,6 +1,7 @@
 //! Reading table definitions from the catalog, the whole database at once.
 //!
 //! - [`read`]: every table as a [`LiveTable`]. [`live_tables`]: the portable definitions, for checking a topology.
+//! - [`around`], [`Phase`]: what beside the table comes back with it, and in which order.
 //! - [`quote`], [`literal`], [`qualified`]: identifiers and texts in SQL.
 //!
 //! # Invariants
@@ -9,6 +10,7 @@
 //!   session must have it, as [`connect`](super::connect) sees to.
 //! - Definitions do not change with partitions that come and go: the statements create a default partition instead.
 
+mod around;
 mod create;
 mod name;
 mod phase;
@@ -18,6 +20,7 @@ mod table;
 use muster_types::table::TableDef;
 use tokio_postgres::GenericClient;
 
+pub use around::{Around, around};
 pub use name::{literal, qualified, quote, topology_name};
 pub use phase::Phase;
 pub use table::{
