@@ -151,6 +151,12 @@ impl Declared {
 }
 
 impl Topology {
+    /// Whether a table of this name is declared, in whatever shard.
+    pub fn declares(&self, name: &str) -> bool {
+        let own = |table: &SiteTable| matches!(table.pattern.named(name), Some(Named::Site(_)));
+        self.tables.contains_key(name) || self.site_tables.iter().any(own)
+    }
+
     /// Whether a table of this name is declared, in whatever shard, and can hold rows of `site`.
     pub fn is_declared_for(&self, name: &str, site: &SiteId) -> bool {
         let own = |table: &SiteTable| table.pattern.named(name) == Some(Named::Site(site.clone()));

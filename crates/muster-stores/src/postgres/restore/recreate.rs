@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use muster_engine::driver::{DriverError, ErrorClass, StoreWork};
+use muster_types::plan::CREATED_AGAIN;
 use muster_types::table::{CapturedTable, Owner, TableDef};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error};
@@ -36,7 +37,9 @@ pub(super) fn comparison(table: &CapturedTable) -> Comparison {
     if !is_own(table) {
         return Comparison::gone(name);
     }
-    let note = format!("table `{name}` is gone: it is created again, as it was at the recovery point");
+    let note = format!(
+        "{CREATED_AGAIN}table `{name}` is gone: the publish makes it as it was at the recovery point"
+    );
     Comparison { notes: vec![note], ..Comparison::default() }
 }
 
