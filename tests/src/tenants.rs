@@ -61,6 +61,16 @@ impl Tenants {
         self.dir.path().join(name)
     }
 
+    /// The repository's objects with their sizes, a line each.
+    pub fn objects(&self) -> Vec<String> {
+        let root = self.path("s3");
+        let size = |path: &PathBuf| path.metadata().map_or(0, |metadata| metadata.len());
+        let line = |path: &PathBuf| {
+            format!("{:>10} {}", size(path), path.strip_prefix(&root).unwrap_or(path).display())
+        };
+        crate::world::files(&root).iter().map(line).collect()
+    }
+
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(super::muster());
         command.args(args).current_dir(self.dir.path()).stdin(Stdio::null());

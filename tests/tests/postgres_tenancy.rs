@@ -1,6 +1,10 @@
 //! A small incident where each site has a schema of its own, end to end.
 
+#![allow(clippy::print_stderr, reason = "cargo shows it with a failure")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed test may say so by a panic")]
+
+#[path = "../../crates/muster-stores/tests/type_table/mod.rs"]
+mod type_table;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -194,4 +198,125 @@ fn dropped_schemas_come_back_beside_writing_neighbours() {
     tenants.muster(&plan).ok();
     tenants.muster(&["apply", "again.json", "--run", "again"]).ok().says(&["1 sites restored, 0 not"]);
     assert_same_dump("a", &tenants.dump(&database, &[&options("a")]), &truth);
+}
+
+/// All values of the table of types, as bytes and as text.
+fn bytes(client: &mut Client, schema: &str) -> BTreeMap<&'static str, String> {
+    let queries = type_table::bytes_sql(schema);
+    queries.into_iter().map(|(of, sql)| (of, client.query_one(&sql, &[]).unwrap().get(0))).collect()
+}
+
+const TYPE_TABLES: &str = r#"
+[directory]
+kind = "metadata"
+table = "site"
+
+[tables.site]
+kind = "metadata"
+tenant = "id"
+
+[tables."tenant_{site}.v"]
+kind = "product:types"
+"#;
+
+#[test]
+fn every_type_comes_back_bit_for_bit_with_its_schema() {
+    let mut tenants = Tenants::new();
+    let database = tenants.database("types");
+    let mut client = tenants.session(&database);
+    client.batch_execute("CREATE TABLE site (id text PRIMARY KEY)").unwrap();
+    for site in ["a", "b"] {
+        client
+            .batch_execute(&format!("INSERT INTO site VALUES ('{site}'); CREATE SCHEMA tenant_{site}"))
+            .unwrap();
+        client.batch_execute(&type_table::fill_sql(&format!("tenant_{site}"), site)).unwrap();
+    }
+    let shard = format!(
+        "[shards.{database}]\ndriver = \"postgres\"\nconnection = \"{}\"\nregion = \"eu\"\n\
+         kinds = [\"metadata\", \"product:types\"]\n{TYPE_TABLES}",
+        tenants.postgres().url(&database)
+    );
+    tenants.topology(&shard);
+    tenants.muster(&["capture", "init"]).ok();
+    tenants.muster(&["capture", "--once"]).ok();
+    // Half of the values come from the log.
+    client.batch_execute("UPDATE tenant_a.v SET site = 'changed' WHERE id % 2 = 0").unwrap();
+    tenants.muster(&["capture", "--once"]).ok();
+    let (truth, dump) = (bytes(&mut client, "tenant_a"), tenants.dump(&database, &["--schema=tenant_a"]));
+    let from = now();
+    client.batch_execute("DROP SCHEMA tenant_a CASCADE; DELETE FROM site WHERE id = 'a'").unwrap();
+    tenants.muster(&["capture", "--once"]).ok();
+    tenants.follow();
+    restore(&tenants, &from, 1);
+    for (of, found) in bytes(&mut client, "tenant_a") {
+        assert_eq!(found, truth[of], "{of}");
+    }
+    assert_same_dump("a", &tenants.dump(&database, &["--schema=tenant_a"]), &dump);
+}
+
+/// Detects what was lost since `from`, plans it and restores it, with capture polling beside.
+fn restore(tenants: &Tenants, from: &str, sites: usize) {
+    let lost = format!("{sites} sites lost");
+    tenants.muster(&["detect", "--from", from, "--out", "lost.toml"]).ok().says(&[&lost]);
+    tenants.muster(&["plan", "--incident", "lost.toml", "--out", "lost.json"]).ok();
+    let restored = format!("{sites} sites restored, 0 not");
+    tenants.muster(&["apply", "lost.json", "--run", "lost"]).ok().says(&[&restored]);
+}
+
+/// What a few hundred schemas cost; `docs/postgresql.md` has the figures.
+#[test]
+#[ignore = "a measurement; cargo test -p muster-tests --test postgres_tenancy -- --ignored --nocapture"]
+fn hundreds_of_schemas() {
+    const SITES: usize = 300;
+    const LOST: usize = 30;
+    let mut tenants = Tenants::new();
+    let database = tenants.database("hundreds");
+    let mut client = tenants.session(&database);
+    client.batch_execute("CREATE TABLE site (id text PRIMARY KEY)").unwrap();
+    let schema = |number: usize| {
+        let tables = (0..10).map(|table| {
+            format!(
+                "CREATE TABLE tenant_s{number}.t{table} (id serial PRIMARY KEY, a text, b int, c timestamptz, d jsonb, \
+                 e numeric, f text, g text, h boolean); CREATE INDEX ON tenant_s{number}.t{table} (a); \
+                 INSERT INTO tenant_s{number}.t{table} (a, b) SELECT 'x' || n, n FROM generate_series(1, 100) n;"
+            )
+        });
+        let tables: String = tables.collect();
+        format!("CREATE SCHEMA tenant_s{number}; INSERT INTO site VALUES ('s{number}'); {tables}")
+    };
+    for number in 0..SITES {
+        client.batch_execute(&schema(number)).unwrap();
+    }
+    let tables: String = (0..10)
+        .map(|table| format!("[tables.\"tenant_{{site}}.t{table}\"]\nkind = \"product:jira\"\n"))
+        .collect();
+    tenants.topology(&format!(
+        "[shards.{database}]\ndriver = \"postgres\"\nconnection = \"{}\"\nregion = \"eu\"\n\
+         kinds = [\"metadata\", \"product:*\"]\n[directory]\nkind = \"metadata\"\ntable = \"site\"\n\
+         [tables.site]\nkind = \"metadata\"\ntenant = \"id\"\n{tables}",
+        tenants.postgres().url(&database)
+    ));
+    tenants.muster(&["capture", "init"]).ok();
+    tenants.muster(&["capture", "--once"]).ok();
+    for object in tenants.objects() {
+        eprintln!("{object}");
+    }
+    tenants.muster(&["capture", "--once"]).ok();
+    client.batch_execute("UPDATE tenant_s7.t3 SET b = 0").unwrap();
+    tenants.muster(&["capture", "--once"]).ok();
+    client.batch_execute(&schema(SITES)).unwrap();
+    tenants.muster(&["capture", "--once"]).ok();
+    let dump = tenants.dump(&database, &["--schema=tenant_s3"]);
+    let from = now();
+    for number in 0..LOST {
+        let sql = format!("DROP SCHEMA tenant_s{number} CASCADE; DELETE FROM site WHERE id = 's{number}'");
+        client.batch_execute(&sql).unwrap();
+    }
+    tenants.muster(&["capture", "--once"]).ok();
+    tenants.follow();
+    restore(&tenants, &from, LOST);
+    assert_same_dump("s3", &tenants.dump(&database, &["--schema=tenant_s3"]), &dump);
+    for object in tenants.objects() {
+        eprintln!("{object}");
+    }
 }

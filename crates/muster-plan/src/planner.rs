@@ -23,9 +23,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use muster_types::catalog::Catalog;
 use muster_types::format;
 use muster_types::incident::IncidentSite;
-use muster_types::plan::{LiveStore, Note, Plan, Restoration, Severity, ShardPlan, SitePlan, StorePlan};
+use muster_types::plan::{
+    CREATED_AGAIN, LiveStore, Note, Plan, Restoration, Severity, ShardPlan, SitePlan, StorePlan,
+};
 use muster_types::request::PlanRequest;
-use muster_types::table::CapturedTable;
+use muster_types::table::{CapturedTable, Owner};
 use muster_types::topology::{KindMode, Tier, Topology};
 use muster_types::{Digest, Kind, ShardName, SiteId, StoreId, Timestamp};
 
@@ -152,6 +154,13 @@ impl Tables {
     }
 }
 
+/// All of the store's tables are gone, and the publish creates them.
+fn is_created_whole(store: &FoundStore, live: &LiveStore) -> bool {
+    let owned = store.tables.iter().filter(|table| table.owner != Owner::Reference).count();
+    let created = live.differences.iter().filter(|text| text.starts_with(CREATED_AGAIN)).count();
+    owned > 0 && owned == created
+}
+
 struct Draft<'a> {
     input: PlanInput<'a>,
     index: &'a CatalogIndex<'a>,
@@ -200,6 +209,10 @@ impl<'a> Draft<'a> {
         let overwrite = self.input.request.overwrite.contains(&asked.site);
         let replaced = if overwrite { live.rows } else { 0 };
         let block = match restoration {
+            // Nobody waits for tables that nobody sees yet.
+            Restoration::Restored if is_created_whole(found, &live) => {
+                estimate::publish_block_milliseconds(0, 0)
+            }
             Restoration::Restored => estimate::publish_block_milliseconds(inputs.rows, replaced),
             Restoration::Rebuilt { .. } | Restoration::External { .. } => 0,
         };

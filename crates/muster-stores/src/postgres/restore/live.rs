@@ -108,8 +108,12 @@ pub(super) async fn hold(
     if known.versions.get(&oids) == Some(&version) {
         return Ok(known);
     }
-    let mut fresh = Catalog::read(client).await.map_err(failed)?;
-    fresh.versions.clone_from(&known.versions);
+    // Where these tables are as they were known, so is the rest, as far as it matters: a whole reading takes long.
+    let mut fresh = known.with(client, &oids).await.map_err(failed)?;
+    if fresh.tables != known.tables {
+        fresh = Catalog::read(client).await.map_err(failed)?;
+        fresh.versions.clone_from(&known.versions);
+    }
     fresh.versions.insert(oids.clone(), version);
     let fresh = shard.learn(fresh);
     if oids_of(&work_tables(shard, &fresh, work)) != oids {

@@ -47,6 +47,10 @@ pub(super) async fn publish(
     expected: &BTreeMap<String, TableDigest>,
 ) -> Result<Published, DriverError> {
     let session = shard.session().await?;
+    if shard.known().is_none() {
+        // Before any lock: of thousands of tables it takes seconds.
+        shard.catalog(&session).await?;
+    }
     let bound = work.writer_block_milliseconds_max.map(Duration::from_millis);
     let publication = Publication { shard, client: &session, work, expected, bound };
     publication.begin().await.map_err(|error| publication.failed("begin", &error))?;
@@ -58,7 +62,7 @@ pub(super) async fn publish(
             .await
             .map(|()| published)
             .map_err(|error| publication.failed("end the transaction", &error))?,
-        Ok(Done::Now(published)) => publication.commit(published, since).await?,
+        Ok(Done::Now(published, since)) => publication.commit(published, since).await?,
         // A dropped session is rolled back by the server.
         Err(error) => return Err(error),
     };
@@ -68,8 +72,8 @@ pub(super) async fn publish(
 
 enum Done {
     Earlier(Published),
-    /// Not yet committed.
-    Now(Published),
+    /// Not yet committed, and since when others may have waited.
+    Now(Published, Instant),
 }
 
 /// One attempt.
@@ -123,7 +127,7 @@ impl Publication<'_> {
             if work.overwrite { replace(shard, client, work, &tables).await? } else { Replaced::new() };
         sequences::advance(shard, client, work, &tables, staged.attempt).await?;
         let rows = self.insert_all(&tables, &staged, &recreation).await?;
-        recreation.finish(shard, client, work).await?;
+        let since = recreation.finish(shard, client, work).await?.unwrap_or(since);
         references::check(shard, client, work, &tables, staged.attempt).await?;
         check_left_behind(shard, client, work, &catalog, &tables, &replaced).await?;
         self.check_live(&tables).await?;
@@ -139,7 +143,7 @@ impl Publication<'_> {
         let (first, at) = insert_record(client, work, &published).await.map_err(failed)?;
         published.positions = first.map(|first| (Position(first.into()), Position(first.into())));
         published.at = at;
-        Ok(Done::Now(published))
+        Ok(Done::Now(published, since))
     }
 
     async fn commit(&self, mut published: Published, since: Instant) -> Result<Published, DriverError> {

@@ -11,6 +11,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use muster_engine::driver::{DriverError, ErrorClass, StoreWork};
 use muster_types::plan::CREATED_AGAIN;
@@ -29,6 +30,8 @@ pub(super) struct Recreation<'a> {
     gone: Vec<&'a CapturedTable>,
     /// Schemas that were not there.
     made: BTreeSet<&'a str>,
+    /// All tables of the work are created.
+    whole: bool,
 }
 
 /// What a table that is gone means for restored rows.
@@ -97,7 +100,10 @@ fn schema_of(table: &CapturedTable) -> &str {
 impl<'a> Recreation<'a> {
     /// Of what `catalog` does not have.
     pub(super) fn of(catalog: &Catalog, work: &'a StoreWork) -> Self {
-        Self { gone: gone(catalog, &work.tables), made: BTreeSet::new() }
+        let gone = gone(catalog, &work.tables);
+        let owned = work.tables.iter().filter(|table| table.owner != Owner::Reference).count();
+        let whole = !gone.is_empty() && gone.len() == owned;
+        Self { gone, made: BTreeSet::new(), whole }
     }
 
     /// Creates the tables, without keys and indexes; gives the definitions as the transaction then sees them.
@@ -122,8 +128,13 @@ impl<'a> Recreation<'a> {
         self.check_gone(shard, client, work).await?;
         // Bodies may name tables that come later.
         client.batch_execute("SET LOCAL check_function_bodies = off").await.map_err(failed)?;
+        if self.whole {
+            // Nobody waits for tables that nobody sees: the bound counts from the foreign keys on.
+            client.batch_execute("SET LOCAL statement_timeout = 0").await.map_err(failed)?;
+        }
         self.run(client, Phase::Before).await.map_err(failed)?;
-        Ok(Arc::new(Catalog::read(client).await.map_err(failed)?))
+        let made = self.oids(client).await.map_err(failed)?;
+        Ok(Arc::new(catalog.with(client, &made).await.map_err(failed)?))
     }
 
     async fn create_schema(&mut self, client: &Client, schema: &'a str) -> Result<(), Error> {
@@ -150,14 +161,23 @@ impl<'a> Recreation<'a> {
 
     /// Fails where a table came meanwhile.
     async fn check_gone(&self, shard: &Shard, client: &Client, work: &StoreWork) -> Result<(), DriverError> {
-        let known =
-            Catalog::read(client).await.map_err(|error| shard.error("read its definitions", &error))?;
-        let Some(found) = self.gone.iter().find(|table| known.tables.contains_key(&table.def.name)) else {
+        let found = self.oids(client).await.map_err(|error| shard.error("read its definitions", &error))?;
+        if found.is_empty() {
             return Ok(());
-        };
-        let what = format!("table `{}` of {} was made meanwhile", found.def.name, work.store);
-        shard.learn(known);
-        Err(shard.transient(what, "the step is tried again"))
+        }
+        shard.catalog(client).await?;
+        Err(shard
+            .transient(format!("a table of {} was made meanwhile", work.store), "the step is tried again"))
+    }
+
+    /// Of those that are there now.
+    async fn oids(&self, client: &Client) -> Result<Vec<u32>, Error> {
+        let (schemas, names): (Vec<&str>, Vec<&str>) =
+            self.gone.iter().filter_map(|table| table.def.name.split_once('.')).unzip();
+        let sql = "SELECT c.oid FROM unnest($1::text[], $2::text[]) w(schema, name) \
+            JOIN pg_namespace n ON n.nspname = w.schema \
+            JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.name";
+        Ok(client.query(sql, &[&schemas, &names]).await?.iter().map(|row| row.get(0)).collect())
     }
 
     /// The columns of staged rows as the created table has them: one whose type was gone, too, was staged as text.
@@ -170,27 +190,34 @@ impl<'a> Recreation<'a> {
         cast.collect::<Vec<_>>().join(", ")
     }
 
-    /// Everything but the rows: keys, checks and indexes, foreign keys, owner and privileges.
+    /// Everything but the rows: keys, checks and indexes, foreign keys, owner and privileges. Where all tables are created,
+    /// gives the moment from which on others may have to wait.
     pub(super) async fn finish(
         &self,
         shard: &Shard,
         client: &Client,
         work: &StoreWork,
-    ) -> Result<(), DriverError> {
+    ) -> Result<Option<Instant>, DriverError> {
         if self.gone.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let doing = "give its tables their keys and indexes again";
         let unmade = |error: Error| failed(shard, work, doing, &error);
         self.run(client, Phase::Loaded).await.map_err(unmade)?;
+        let since = self.whole.then(Instant::now);
         // Writers to a table that is referred to queue behind this lock.
-        let wait = format!("SET LOCAL lock_timeout = {}", TABLE_LOCK_WAIT.as_millis());
+        let wait = format!(
+            "SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {}",
+            TABLE_LOCK_WAIT.as_millis(),
+            work.writer_block_milliseconds_max.unwrap_or(0)
+        );
         client.batch_execute(&wait).await.map_err(unmade)?;
         self.run(client, Phase::Foreign).await.map_err(|error| Self::no_foreign_key(shard, work, &error))?;
         let doing = "give its tables their owner, privileges and triggers again";
         let unfinished = |error: Error| failed(shard, work, doing, &error);
         self.run(client, Phase::Last).await.map_err(unfinished)?;
-        self.hand_schemas_over(client).await.map_err(unfinished)
+        self.hand_schemas_over(client).await.map_err(unfinished)?;
+        Ok(since)
     }
 
     async fn run(&self, client: &Client, phase: Phase) -> Result<(), Error> {

@@ -42,6 +42,15 @@ impl Catalog {
         let tables = tables.into_iter().map(|table| (table.def.name.clone(), table)).collect();
         Ok(Self { tables, versions: BTreeMap::new() })
     }
+
+    /// With the tables of these oids as they are now.
+    pub(super) async fn with(&self, client: &Client, oids: &[u32]) -> Result<Self, tokio_postgres::Error> {
+        let now = schema::read_some(client, oids).await?;
+        let mut tables = self.tables.clone();
+        tables.retain(|_, table| !oids.contains(&table.oid));
+        tables.extend(now.into_iter().map(|table| (table.def.name.clone(), table)));
+        Ok(Self { tables, versions: self.versions.clone() })
+    }
 }
 
 impl Shard {

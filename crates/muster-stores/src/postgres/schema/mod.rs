@@ -36,7 +36,18 @@ use crate::capture::CaptureError;
 /// # Errors
 /// Those of the connection.
 pub async fn read(client: &impl GenericClient) -> Result<Vec<LiveTable>, tokio_postgres::Error> {
-    query::read(client).await
+    query::read(client, None).await
+}
+
+/// Those of the tables with these oids that are there.
+///
+/// # Errors
+/// Those of the connection.
+pub async fn read_some(
+    client: &impl GenericClient,
+    oids: &[u32],
+) -> Result<Vec<LiveTable>, tokio_postgres::Error> {
+    query::read(client, Some(oids)).await
 }
 
 /// Changes whenever a definition among the tables with these oids does, partitions' own included if they are named.
