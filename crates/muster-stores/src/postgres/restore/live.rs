@@ -91,6 +91,21 @@ pub(super) fn definitions(catalog: &Catalog, tables: &[CapturedTable]) -> Digest
     definitions_digest(live.into_iter().map(|(name, table)| (name, table.map(|table| &table.def))))
 }
 
+/// Reads the definitions before a publish holds any lock: of thousands of tables it takes seconds. What keeps it from that
+/// is met again, and told, by the publish itself.
+pub(super) async fn look_ahead(shard: &Shard, client: &Client) {
+    let begin = format!("BEGIN READ ONLY; SET LOCAL lock_timeout = {}", TABLE_LOCK_WAIT.as_millis());
+    let read = async {
+        client.batch_execute(&begin).await?;
+        Catalog::read(client).await
+    };
+    let found = read.await;
+    let ended = client.batch_execute("ROLLBACK").await;
+    if let (Ok(catalog), Ok(())) = (found, ended) {
+        shard.learn(catalog);
+    }
+}
+
 /// Holds the definitions of the work's tables until the transaction ends, and tells them.
 pub(super) async fn hold(
     shard: &Shard,

@@ -48,8 +48,7 @@ pub(super) async fn publish(
 ) -> Result<Published, DriverError> {
     let session = shard.session().await?;
     if shard.known().is_none() {
-        // Before any lock: of thousands of tables it takes seconds.
-        shard.catalog(&session).await?;
+        live::look_ahead(shard, &session).await;
     }
     let bound = work.writer_block_milliseconds_max.map(Duration::from_millis);
     let publication = Publication { shard, client: &session, work, expected, bound };
