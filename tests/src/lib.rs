@@ -3,7 +3,7 @@
 //! A [`World`] is a temporary folder with a generated fleet, its topology, and a running `muster s3 serve`; or its shards
 //! are databases of the shared PostgreSQL, and its repository a bucket of the shared MinIO. Commands
 //! run as a user runs them ([`World::muster`], answered by [`Ran`]) or are watched and killed ([`Engine`]). The judge is
-//! the oracle of `muster-demo`, which shares no code with Muster. A [`Folder`] is for shards and repositories that a test
+//! the oracle of `muster-demo`, which shares no code with Muster; for [`Tenants`], it is `pg_dump`. A [`Folder`] is for shards and repositories that a test
 //! brings along; [`transaction_ends`] is PostgreSQL's own word on the order of its commits.
 //!
 //! # Invariants
@@ -31,6 +31,7 @@ mod seed;
 mod server;
 mod services;
 mod shard;
+mod tenants;
 mod wal;
 mod watch;
 mod world;
@@ -45,6 +46,7 @@ pub use rows::{Owned, Row, Rows, connect, differences, rows, rows_of, without_ad
 pub use saved::Saved;
 pub use seed::{cases, seed};
 pub use shard::{copy_shard, query, query_text, rows_of_site};
+pub use tenants::{Tenants, assert_same_dump};
 pub use wal::{TransactionEnd, lsn, position, transaction_ends};
 pub use watch::Moment;
 pub use world::{Size, World, until};

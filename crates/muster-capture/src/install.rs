@@ -108,11 +108,11 @@ pub fn check_shard(
 /// The capture side of a shard of the topology.
 pub(crate) fn source(topology: &Topology, shard: &ShardName) -> Box<dyn CaptureSource> {
     let limit = Duration::from_secs(topology.capture.snapshot_seconds_max);
-    let tables = topology.shard_tables(shard);
+    let (tables, declared) = (topology.shard_tables(shard), topology.declared(shard));
     match &topology.shards[shard].driver {
         DriverConfig::Sqlite { path } => Box::new(SqliteSource::new(path, tables).with_snapshot_max(limit)),
         DriverConfig::Postgres { connection } => {
-            let source = PostgresSource::new(shard.clone(), connection, tables).with_snapshot_max(limit);
+            let source = PostgresSource::new(shard.clone(), connection, declared).with_snapshot_max(limit);
             Box::new(source.with_wal_bytes_max(topology.capture.wal_bytes_max))
         }
     }

@@ -171,7 +171,7 @@ pub fn detect(
     let moves = account::Moves::new(&index);
     let mut detection = Detection { table_losses: table_losses(catalog, from, to), ..Detection::default() };
     for (site, history) in &catalog.sites {
-        let account = SiteAccount::new(topology, &index, &moves, history, from, to);
+        let account = SiteAccount::new(topology, &index, &moves, site, history, from, to);
         detection.marked.extend(account.marked(site));
         for (shard, event, rows) in &account.whole_tables {
             let mut losses = detection.table_losses.iter_mut();

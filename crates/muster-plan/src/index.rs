@@ -13,15 +13,14 @@
 //! Anything of a single site: see [`crate::inputs`].
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use muster_types::catalog::{Catalog, IncarnationHistory, ShardHistory};
 use muster_types::segment::{Gap, TableEvent, TableEventKind};
 use muster_types::table::CapturedTable;
 use muster_types::{Boundary, Incarnation, Kind, ShardName, Timestamp};
 
-use crate::order::parents_first;
 use crate::points::Points;
+use crate::schema::Schema;
 
 /// A table of one incarnation, in one of its shapes: what was captured of one shape is read alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,8 +33,8 @@ pub struct TableRef {
 
 /// A table in one of its definitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Numbered {
-    at: TableRef,
+pub(crate) struct Numbered {
+    pub(crate) at: TableRef,
     /// Number of the definition.
     definition: u32,
 }
@@ -50,17 +49,6 @@ fn same_shape(one: &CapturedTable, other: &CapturedTable) -> bool {
         && one.def.name == other.def.name
         && one.def.key == other.def.key
         && columns(one).eq(columns(other))
-}
-
-/// The tables of a shard as they were from one recovery point on.
-#[derive(Debug, Default)]
-pub struct Schema {
-    /// Number in the incarnation, from 0.
-    pub number: u32,
-    /// By kind, parents first.
-    pub kinds: BTreeMap<Kind, Arc<Vec<CapturedTable>>>,
-    /// For each table in `kinds`, its number and version, in the same order.
-    pub refs: BTreeMap<Kind, Vec<TableRef>>,
 }
 
 /// A stretch of history in which a table that was captured before is not.
@@ -309,14 +297,16 @@ impl<'a> TableNumbers<'a> {
 
     fn segment(&mut self, number: usize, segment: &'a muster_types::catalog::SegmentInfo) {
         let shared = self.last_list.take().filter(|(list, _)| std::ptr::eq(*list, &*segment.tables));
-        let again = shared.is_some();
         let listed = match shared {
             Some((_, listed)) => listed,
             None => segment.tables.iter().map(|table| self.table(table)).collect(),
         };
         self.segments.push(refs(&listed));
-        // What the segment before knew already, without an event since, is how things are.
-        if again && segment.table_events.is_empty() && listed.iter().all(|table| self.is_current(*table)) {
+        // Without an event, tables that are known as they are tell nothing new.
+        if !self.schemas.is_empty()
+            && segment.table_events.is_empty()
+            && listed.iter().all(|table| self.is_current(*table))
+        {
             self.last_list = Some((&segment.tables, listed));
             return;
         }
@@ -378,20 +368,13 @@ impl<'a> TableNumbers<'a> {
             return;
         }
         self.current = tables;
-        let mut by_kind: BTreeMap<Kind, Vec<(TableRef, &'a CapturedTable)>> = BTreeMap::new();
-        for &Numbered { at, definition } in self.current.values() {
-            let (definition, _) = self.definitions[at.table as usize][definition as usize];
-            let entry = (at, definition);
-            by_kind.entry(definition.kind.clone()).or_default().push(entry);
-        }
-        let mut schema = Schema { number: self.schemas.len() as u32, ..Schema::default() };
-        for (kind, tables) in by_kind {
-            let tables = parents_first(tables);
-            let refs = tables.iter().map(|(table, _)| *table).collect();
-            let definitions = tables.into_iter().map(|(_, definition)| definition.clone()).collect();
-            schema.kinds.insert(kind.clone(), Arc::new(definitions));
-            schema.refs.insert(kind, refs);
-        }
+        let definition = |numbered: &Numbered| {
+            let (definition, _) = self.definitions[numbered.at.table as usize][numbered.definition as usize];
+            (*numbered, definition)
+        };
+        let before = self.schemas.last().map(|(_, schema)| schema);
+        let number = self.schemas.len() as u32;
+        let schema = Schema::new(number, self.current.values().map(definition), before);
         self.schemas.push((boundary, schema));
     }
 }

@@ -493,7 +493,7 @@ pub fn store_inputs_indexed(
         None => SiteTables::new(),
     };
     let mut objects = Objects::default();
-    let mut inputs = assemble(history, &states, kind, boundary, &mut objects)?;
+    let mut inputs = assemble(history, &states, (site, kind), boundary, &mut objects)?;
     inputs.objects = objects.list;
     Ok(inputs)
 }
@@ -522,20 +522,19 @@ impl Objects {
 pub(crate) fn assemble(
     index: &IncarnationIndex<'_>,
     states: &SiteTables<'_>,
-    kind: &Kind,
+    (site, kind): (&SiteId, &Kind),
     boundary: Boundary,
     objects: &mut Objects,
 ) -> Result<StoreInputs, InputError> {
     let mut store = StoreInputs::default();
     let Some(schema) = index.schema_at(boundary) else { return Ok(store) };
-    let (Some(tables), Some(refs)) = (schema.kinds.get(kind), schema.refs.get(kind)) else {
-        return Ok(store);
-    };
+    let Some(found) = schema.tables(kind, site) else { return Ok(store) };
+    let refs = &found.refs;
     let there = |table: u32| refs.iter().any(|known| known.table == table);
     if let Some(table) = index.uncaptured_at(kind, boundary).find(|table| there(table.table)) {
         return Err(InputError::uncaptured(index, table, boundary));
     }
-    store.tables = Arc::clone(tables);
+    store.tables = Arc::clone(&found.tables);
     let mut oldest: Option<u32> = None;
     for (number, table) in refs.iter().enumerate() {
         let mut input = TableInput { table: number as u32, base: None, changes: Vec::new() };

@@ -9,7 +9,7 @@
 //! - [`mod@detect`], [`mod@history`]: what was lost and when; what happened to a site.
 //! - [`mod@diff`]: what differs between two plans.
 //! - [`synthetic`]: a made-up fleet for benchmarks and tests.
-//! - [`index`], [`order`]: lookups over a catalog; parents before children.
+//! - [`index`], [`schema`], [`order`]: lookups over a catalog, its tables by kind and site; parents before children.
 //!
 //! # Invariants
 //! - Pure: no I/O, no clock, no randomness. Equal input gives equal output.
@@ -29,6 +29,7 @@ pub mod order;
 pub mod planner;
 pub mod points;
 pub mod recovery;
+pub mod schema;
 pub mod stores;
 pub mod synthetic;
 

@@ -52,7 +52,7 @@ fn parents(table: &CapturedTable, by_name: &BTreeMap<&str, usize>) -> Vec<usize>
     let foreign = table.def.foreign_keys.iter().map(|key| key.parent_table.as_str());
     let owner = match &table.owner {
         Owner::Parent { table, .. } => Some(table.as_str()),
-        Owner::Tenant { .. } | Owner::Reference => None,
+        Owner::Tenant { .. } | Owner::Site { .. } | Owner::Reference => None,
     };
     let mut parents: Vec<usize> =
         foreign.chain(owner).filter_map(|name| by_name.get(name).copied()).collect();

@@ -23,9 +23,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use muster_types::catalog::Catalog;
 use muster_types::format;
 use muster_types::incident::IncidentSite;
-use muster_types::plan::{LiveStore, Note, Plan, Restoration, Severity, ShardPlan, SitePlan, StorePlan};
+use muster_types::plan::{
+    CREATED_AGAIN, LiveStore, Note, Plan, Restoration, Severity, ShardPlan, SitePlan, StorePlan,
+};
 use muster_types::request::PlanRequest;
-use muster_types::table::CapturedTable;
+use muster_types::table::{CapturedTable, Owner};
 use muster_types::topology::{KindMode, Tier, Topology};
 use muster_types::{Digest, Kind, ShardName, SiteId, StoreId, Timestamp};
 
@@ -121,17 +123,20 @@ pub(crate) fn tier_targets(topology: &Topology, tier: Option<&str>) -> Tier {
     known.or_else(strictest).copied().unwrap_or(NO_TIER)
 }
 
+/// Shard, incarnation, schema, kind, and the site where it has tables of its own.
+type SchemaKey = (ShardName, usize, u32, Kind, Option<SiteId>);
+
 /// Definitions of a plan, each once.
 #[derive(Debug, Default)]
 struct Tables {
     list: Vec<CapturedTable>,
     by_content: BTreeMap<(Digest, Kind, String), u32>,
     /// Numbers of the tables of a kind in one schema, so that digests are taken once and not per site.
-    by_schema: BTreeMap<(ShardName, usize, u32, Kind), Vec<u32>>,
+    by_schema: BTreeMap<SchemaKey, Vec<u32>>,
 }
 
 impl Tables {
-    fn numbers(&mut self, key: (ShardName, usize, u32, Kind), tables: &[CapturedTable]) -> Vec<u32> {
+    fn numbers(&mut self, key: SchemaKey, tables: &[CapturedTable]) -> Vec<u32> {
         if let Some(numbers) = self.by_schema.get(&key) {
             return numbers.clone();
         }
@@ -149,6 +154,13 @@ impl Tables {
         }
         number
     }
+}
+
+/// All of the store's tables are gone, and the publish creates them.
+fn is_created_whole(store: &FoundStore, live: &LiveStore) -> bool {
+    let owned = store.tables.iter().filter(|table| table.owner != Owner::Reference).count();
+    let created = live.differences.iter().filter(|text| text.starts_with(CREATED_AGAIN)).count();
+    owned > 0 && owned == created
 }
 
 struct Draft<'a> {
@@ -199,6 +211,10 @@ impl<'a> Draft<'a> {
         let overwrite = self.input.request.overwrite.contains(&asked.site);
         let replaced = if overwrite { live.rows } else { 0 };
         let block = match restoration {
+            // Nobody waits for tables that nobody sees yet.
+            Restoration::Restored if is_created_whole(found, &live) => {
+                estimate::publish_block_milliseconds(0, 0)
+            }
             Restoration::Restored => estimate::publish_block_milliseconds(inputs.rows, replaced),
             Restoration::Rebuilt { .. } | Restoration::External { .. } => 0,
         };
@@ -245,9 +261,12 @@ impl<'a> Draft<'a> {
         let Some(shard) = self.index.shard(&found.source) else { return Ok(StoreInputs::default()) };
         let incarnation = &shard.incarnations[found.point.number];
         let boundary = found.point.boundary;
-        let mut inputs = assemble(incarnation, &walked[place].1, &found.kind, boundary, &mut self.objects)?;
-        let schema = incarnation.schema_at(boundary).map_or(0, |schema| schema.number);
-        let key = (found.source.clone(), found.point.number, schema, found.kind.clone());
+        let mut inputs =
+            assemble(incarnation, &walked[place].1, (&asked.site, &found.kind), boundary, &mut self.objects)?;
+        let schema = incarnation.schema_at(boundary);
+        let own = schema.and_then(|schema| schema.tables(&found.kind, &asked.site)?.site.clone());
+        let schema = schema.map_or(0, |schema| schema.number);
+        let key = (found.source.clone(), found.point.number, schema, found.kind.clone(), own);
         let numbers = self.tables.numbers(key, &inputs.tables);
         for input in &mut inputs.inputs {
             input.table = numbers[input.table as usize];

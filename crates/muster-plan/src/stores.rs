@@ -133,6 +133,10 @@ impl<'a> Finder<'a> {
         for (kind, mut candidates) in candidates {
             // Most rows first; a site in the middle of a move may have some in both.
             candidates.sort_by(|a, b| b.rows.cmp(&a.rows).then_with(|| a.shard.cmp(&b.shard)));
+            // Tables of its own that are empty are not the place where its rows are.
+            if candidates.iter().any(|candidate| candidate.rows > 0) {
+                candidates.retain(|candidate| candidate.rows > 0);
+            }
             if let [first, second, ..] = &candidates[..] {
                 found.notes.push(split_store(&asked.site, &kind, first, second));
             }
@@ -142,10 +146,10 @@ impl<'a> Finder<'a> {
                 continue;
             }
             let shard = self
-                .home_now(history, &kind, &source.shard, &mut now)
+                .home_now(&asked.site, history, &kind, &source.shard, &mut now)
                 .unwrap_or_else(|| source.shard.clone());
             let Candidate { shard: source, point, before, rows } = source;
-            let tables = self.tables(&source, &point, &kind);
+            let tables = self.tables(&source, &point, (&asked.site, &kind));
             found.stores.push(FoundStore { kind, source, shard, point, before, rows, tables });
         }
         if found.stores.is_empty() && found.notes.is_empty() {
@@ -190,7 +194,7 @@ impl<'a> Finder<'a> {
                     Some(_) => kinds.contains(&kind),
                     None => !asked.before.contains_key(kind),
                 };
-                match self.rows_at(history, shard, target) {
+                match self.rows_at(&asked.site, history, shard, target) {
                     Ok((point, counts)) => {
                         for (kind, rows) in counts.into_iter().filter(|(kind, _)| wanted(kind)) {
                             let candidate = Candidate {
@@ -211,9 +215,11 @@ impl<'a> Finder<'a> {
         candidates
     }
 
-    /// The recovery point of a shard and the site's rows there by kind; kinds without rows are left out.
+    /// The recovery point of a shard and the site's rows there by kind; kinds of which it has neither rows nor tables of
+    /// its own are left out.
     fn rows_at(
         &self,
+        site: &SiteId,
         history: &'a SiteHistory,
         shard: &ShardName,
         target: Target<'_>,
@@ -229,9 +235,11 @@ impl<'a> Finder<'a> {
         let states = site_tables(incarnation, trace, point.boundary)?;
         let mut counts = BTreeMap::new();
         let Some(schema) = incarnation.schema_at(point.boundary) else { return Ok((point, counts)) };
-        for (kind, refs) in &schema.refs {
-            let rows = refs.iter().filter_map(|table| states.get(&table.table)).map(count).sum::<u64>();
-            if rows > 0 {
+        for (kind, tables) in schema.of_site(site) {
+            let rows =
+                tables.refs.iter().filter_map(|table| states.get(&table.table)).map(count).sum::<u64>();
+            // A site's own tables are part of it without rows, too.
+            if rows > 0 || tables.site.is_some() {
                 counts.insert(kind.clone(), rows);
             }
         }
@@ -242,6 +250,7 @@ impl<'a> Finder<'a> {
     /// counts of shards that were looked at for another kind.
     fn home_now<'h>(
         &self,
+        site: &SiteId,
         history: &'h SiteHistory,
         kind: &Kind,
         source: &ShardName,
@@ -259,7 +268,7 @@ impl<'a> Finder<'a> {
         for shard in others {
             let counts = now.entry(shard).or_insert_with(|| {
                 let end = Target::At(Timestamp::from_micros(i64::MAX));
-                self.rows_at(history, shard, end).map(|(_, counts)| counts).unwrap_or_default()
+                self.rows_at(site, history, shard, end).map(|(_, counts)| counts).unwrap_or_default()
             });
             let rows = counts.get(kind).copied().unwrap_or(0);
             if rows > held.map_or(0, |(most, _)| most) {
@@ -269,10 +278,18 @@ impl<'a> Finder<'a> {
         held.map(|(_, shard)| shard.clone())
     }
 
-    fn tables(&self, shard: &ShardName, point: &RecoveryPoint, kind: &Kind) -> Arc<Vec<CapturedTable>> {
+    fn tables(
+        &self,
+        shard: &ShardName,
+        point: &RecoveryPoint,
+        (site, kind): (&SiteId, &Kind),
+    ) -> Arc<Vec<CapturedTable>> {
         let incarnation = self.index.shard(shard).map(|shard| &shard.incarnations[point.number]);
         let schema = incarnation.and_then(|incarnation| incarnation.schema_at(point.boundary));
-        schema.and_then(|schema| schema.kinds.get(kind)).map(Arc::clone).unwrap_or_default()
+        schema
+            .and_then(|schema| schema.tables(kind, site))
+            .map(|found| Arc::clone(&found.tables))
+            .unwrap_or_default()
     }
 
     /// Declared tables that a snapshot below the point had to leave out: without them the store would come back short.
@@ -282,7 +299,8 @@ impl<'a> Finder<'a> {
         let boundary = store.point.boundary;
         let left_out = incarnation.uncaptured_at(&store.kind, boundary).filter(|table| {
             let name = incarnation.names[table.table as usize];
-            self.topology.tables.contains_key(name) && store.tables.iter().all(|known| known.def.name != name)
+            self.topology.is_declared_for(name, site)
+                && store.tables.iter().all(|known| known.def.name != name)
         });
         left_out
             .map(|table| unreadable(site, store, &InputError::uncaptured(incarnation, table, boundary)))

@@ -126,6 +126,7 @@ pub fn topology(fleet: Fleet) -> Result<Topology, IdError> {
         kinds,
         shards: shards.collect::<Result<_, IdError>>()?,
         tables,
+        site_tables: Vec::new(),
     })
 }
 

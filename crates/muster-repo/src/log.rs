@@ -249,6 +249,8 @@ impl Stretch<'_> {
                 Some(position) if event.event == TableEventKind::Truncated => {
                     position >= self.after && position < self.upto
                 }
+                // The changes that the log lacks for it stand anywhere in the segment.
+                Some(_) if event.event == TableEventKind::Reread => true,
                 Some(position) => position > self.after && position <= self.upto,
                 None => true,
             };

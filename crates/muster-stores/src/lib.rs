@@ -18,13 +18,13 @@ pub fn drivers(topology: &Topology) -> BTreeMap<ShardName, Arc<dyn StoreDriver>>
 }
 
 fn driver(topology: &Topology, shard: &ShardName) -> Arc<dyn StoreDriver> {
-    let tables = topology.shard_tables(shard);
+    let (tables, declared) = (topology.shard_tables(shard), topology.declared(shard));
     match &topology.shards[shard].driver {
         DriverConfig::Sqlite { path } => {
             Arc::new(sqlite::restore::SqliteDriver::new(shard.clone(), path.clone(), tables))
         }
         DriverConfig::Postgres { connection } => {
-            Arc::new(postgres::PostgresDriver::new(shard.clone(), connection, tables))
+            Arc::new(postgres::PostgresDriver::new(shard.clone(), connection, declared))
         }
     }
 }

@@ -235,6 +235,9 @@ impl ChangesInput {
     }
 }
 
+/// Begins a [difference](LiveStore::differences) that is a table which is gone and which the publish creates again.
+pub const CREATED_AGAIN: &str = "created again: ";
+
 /// What a driver says of a store that is live now.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LiveStore {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::ids::Kind;
+use crate::ids::{Kind, SiteId};
 
 /// One column, in the order of the table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +97,11 @@ pub enum Owner {
         table: String,
         /// The column there: a primary or unique key.
         key: String,
+    },
+    /// Every row is of this site: the table stands in a schema, or a database, of the site's own.
+    Site {
+        /// The site.
+        site: SiteId,
     },
     /// Shared by all sites: captured, never restored over live rows.
     Reference,

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use muster_repo::log::{LogFilter, Stretch};
 use muster_types::segment::{TableEvent, TableEventKind};
+use muster_types::table::{CapturedTable, Owner};
 use muster_types::{Position, ShardName};
 use tokio::time::Instant;
 
@@ -94,14 +95,25 @@ async fn captured(
         let changes: Vec<LoggedChange> = changes.into_iter().map(super::rows::logged).collect();
         visit(&changes)?;
     }
-    whole_tables(shard, filter, &stretch)?;
+    whole_tables(context, shard, filter, &stretch)?;
     let reread = stretch.table_events().iter().filter(|event| event.event == TableEventKind::Reread);
     Ok(reread.map(|event| event.table.clone()).collect())
 }
 
-/// Where all changes count, none may have gone with a whole table.
-fn whole_tables(shard: &ShardName, filter: LogFilter<'_>, stretch: &Stretch<'_>) -> Result<(), StepError> {
-    let event = stretch.table_events().iter().find(|event| event.event != TableEventKind::Undeclared);
+/// Where all changes count, none may have gone with a whole table; but tables of the run's sites alone hold no rows of
+/// neighbours.
+fn whole_tables(
+    context: &Context,
+    shard: &ShardName,
+    filter: LogFilter<'_>,
+    stretch: &Stretch<'_>,
+) -> Result<(), StepError> {
+    let own = |name: &str| {
+        let of_site = |table: &&CapturedTable| matches!(table.owner, Owner::Site { .. });
+        context.plan.tables.iter().filter(of_site).any(|table| table.def.name == name)
+    };
+    let counts = |event: &&TableEvent| event.event != TableEventKind::Undeclared && !own(&event.table);
+    let event = stretch.table_events().iter().find(counts);
     match event.filter(|_| filter == LogFilter::All) {
         Some(event) => Err(whole_table(shard, event)),
         None => Ok(()),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use muster_types::catalog::Catalog;
-use muster_types::plan::{LiveStore, Note, Plan, Restoration, Severity, SitePlan, StorePlan};
+use muster_types::plan::{CREATED_AGAIN, LiveStore, Note, Plan, Restoration, Severity, SitePlan, StorePlan};
 use muster_types::request::ProofLevel;
 use muster_types::topology::Topology;
 use muster_types::{StoreId, Timestamp};
@@ -143,6 +143,12 @@ impl Checks<'_> {
                 Some(held) => {
                     let hint = "free the key on the side that holds it, or leave this site out";
                     self.push(Severity::Error, "key-held", id, held.to_owned(), hint);
+                }
+                None if difference.starts_with(CREATED_AGAIN) => {
+                    let text = difference[CREATED_AGAIN.len()..].to_owned();
+                    let hint = "nothing, if that is all that was in the schema: views and what else Muster does not hold \
+                                is named in docs/postgresql.md";
+                    self.push(Severity::Info, "table-created-again", id, text, hint);
                 }
                 None => {
                     let hint =

@@ -19,13 +19,14 @@
 //! | `site-alive` | error | `overwrite`, then a warning |
 //! | `publish-blocks-too-long` | error | `accept_block`, then a warning |
 //! | `target-not-covered`, `dependency-without-store`, `licensed-without-store`, `definition-changed`, `table-not-declared`, `table-undeclared`, `rpo-missed`, `rto-missed`, `split-store`, `not-probed` | warning | |
-//! | `site-moved`, `skew` | info | |
+//! | `site-moved`, `skew`, `table-created-again` | info | |
 //!
 //! Findings of one cause over many sites (a gap, a target not covered, forecast misses) are one note with a count.
 //!
 //! # Not here
 //! What only the rows themselves show, such as a key that a living site holds: the publish finds it, under its claim.
-//! A driver that does know says so in [`LiveStore::differences`] with the prefix [`KEY_HELD`].
+//! A driver that does know says so in [`LiveStore::differences`] with the prefix [`KEY_HELD`], and of
+//! tables that are gone and that a publish creates again with the prefix [`CREATED_AGAIN`].
 
 mod live;
 mod survey;
@@ -45,6 +46,7 @@ use crate::stores::{Finder, FoundStore, note, states_at, unreadable};
 
 pub use live::KEY_HELD;
 pub(crate) use live::{forecast_notes, plan_notes};
+pub use muster_types::plan::CREATED_AGAIN;
 pub(crate) use survey::Survey;
 
 /// Every finding about `plan`, worst first.
@@ -87,7 +89,13 @@ fn readable(index: &CatalogIndex<'_>, asked: &IncidentSite, store: &FoundStore) 
     let states = states_at(index, &asked.site, &store.source, &store.point)?;
     let Some(shard) = index.shard(&store.source) else { return Ok(()) };
     let incarnation = &shard.incarnations[store.point.number];
-    assemble(incarnation, &states, &store.kind, store.point.boundary, &mut Objects::default())?;
+    assemble(
+        incarnation,
+        &states,
+        (&asked.site, &store.kind),
+        store.point.boundary,
+        &mut Objects::default(),
+    )?;
     Ok(())
 }
 

@@ -131,7 +131,7 @@ impl<'a> Survey<'a> {
         }
         self.region(subject, store, facts);
         for table in store.tables.iter() {
-            if !self.topology().tables.contains_key(&table.def.name) {
+            if !self.topology().declares(&table.def.name) {
                 *self.undeclared.entry(format!("{}/{}", store.source, table.def.name)).or_default() += 1;
             }
         }
@@ -285,8 +285,7 @@ impl<'a> Survey<'a> {
                 .flat_map(|segment| &segment.table_events);
             let tables: BTreeSet<&str> = events
                 .filter(|event| {
-                    event.event == TableEventKind::Undeclared
-                        && !self.topology().tables.contains_key(&event.table)
+                    event.event == TableEventKind::Undeclared && !self.topology().declares(&event.table)
                 })
                 .map(|event| event.table.as_str())
                 .collect();

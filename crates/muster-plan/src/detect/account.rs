@@ -127,6 +127,7 @@ impl<'a> SiteAccount<'a> {
         topology: &Topology,
         index: &'a CatalogIndex<'a>,
         moves: &Moves<'a>,
+        site: &SiteId,
         history: &'a SiteHistory,
         from: Timestamp,
         to: Timestamp,
@@ -150,7 +151,7 @@ impl<'a> SiteAccount<'a> {
             let later = |one: &IncarnationIndex<'_>| one.points.first().is_some_and(|first| first.at <= to);
             let last = !shard.incarnations[number + 1..].iter().any(later);
             let first = before.is_some() || number == 0;
-            let walk = Walk { topology, index: incarnation, moves, trace, from, to };
+            let walk = Walk { site, topology, index: incarnation, moves, trace, from, to };
             walk.run(start, (first, last), &mut account);
         }
         account
@@ -205,6 +206,7 @@ struct TableCount {
 }
 
 struct Walk<'w, 'a> {
+    site: &'w SiteId,
     topology: &'w Topology,
     index: &'a IncarnationIndex<'a>,
     moves: &'w Moves<'a>,
@@ -264,8 +266,8 @@ impl<'a> Walk<'_, 'a> {
         let mut counts = BTreeMap::new();
         let Ok(states) = site_tables(self.index, self.trace, start) else { return counts };
         let Some(schema) = self.index.schema_at(start) else { return counts };
-        for (kind, refs) in &schema.refs {
-            for table in refs {
+        for (kind, tables) in schema.of_site(self.site) {
+            for table in &tables.refs {
                 let state = states.get(&table.table).and_then(|state| state.as_ref().ok());
                 let rows = state.map_or(0, TableState::rows) as i64;
                 counts.insert(table.table, TableCount { kind: kind.clone(), rows });

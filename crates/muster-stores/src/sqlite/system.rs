@@ -216,7 +216,8 @@ pub fn canonical_site_sql(value: &str) -> String {
 pub fn owning_column(owner: &Owner) -> Option<&str> {
     match owner {
         Owner::Tenant { column } | Owner::Parent { column, .. } => Some(column),
-        Owner::Reference => None,
+        // The topology refuses tables of single sites: SQLite has no schemas.
+        Owner::Site { .. } | Owner::Reference => None,
     }
 }
 
@@ -224,7 +225,7 @@ pub fn owning_column(owner: &Owner) -> Option<&str> {
 pub fn owner_map(owner: &Owner) -> Option<OwnerMap> {
     match owner {
         Owner::Parent { table, key, .. } => Some(OwnerMap { table: table.clone(), key: key.clone() }),
-        Owner::Tenant { .. } | Owner::Reference => None,
+        Owner::Tenant { .. } | Owner::Site { .. } | Owner::Reference => None,
     }
 }
 
@@ -249,7 +250,7 @@ pub fn site_of_value_sql(owner: &Owner, value: &str) -> String {
 pub fn parent_sql(owner: &Owner, alias: &str) -> String {
     match owner {
         Owner::Parent { column, .. } => format!("{alias}.{}", quote(column)),
-        Owner::Tenant { .. } | Owner::Reference => "NULL".to_owned(),
+        Owner::Tenant { .. } | Owner::Site { .. } | Owner::Reference => "NULL".to_owned(),
     }
 }
 
@@ -272,7 +273,7 @@ pub fn belongs_sql(owner: &Owner, alias: &str, parameter: &str) -> String {
                 quote(&map.name())
             )
         }
-        Owner::Reference => "0".to_owned(),
+        Owner::Site { .. } | Owner::Reference => "0".to_owned(),
     }
 }
 

@@ -543,6 +543,7 @@ fn site_join(declared: &BTreeMap<String, TableConfig>, config: &TableConfig) -> 
     loop {
         match owner {
             Owner::Tenant { column } => return (format!("t{at}.{}::text", quote(column)), joins),
+            Owner::Site { site } => return (format!("'{}'::text", site.as_str()), joins),
             Owner::Reference => return ("NULL::text".to_owned(), joins),
             Owner::Parent { column, table, key } => {
                 let next = at + 1;

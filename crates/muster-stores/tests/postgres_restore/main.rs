@@ -12,5 +12,7 @@ mod races;
 mod refusals;
 mod schema;
 mod states;
+#[path = "../type_table/mod.rs"]
+mod type_table;
 mod types;
 mod world;

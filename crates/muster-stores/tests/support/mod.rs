@@ -294,7 +294,7 @@ impl Shard {
         loop {
             match owner {
                 Owner::Tenant { column } => return (format!("t{at}.{}", quote(column)), joins),
-                Owner::Reference => return ("NULL".to_owned(), joins),
+                Owner::Site { .. } | Owner::Reference => return ("NULL".to_owned(), joins),
                 Owner::Parent { column, table, key } => {
                     let next = at + 1;
                     joins.push_str(&format!(

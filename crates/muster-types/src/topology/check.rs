@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::declare::{ShardEntry, TableEntry, table_section};
+use super::declare::{ShardEntry, SiteTableEntry, TableEntry, table_section};
 use super::error::suggestion;
 use super::order::{self, Pattern};
 use super::raw::{At, Findings, quoted};
-use super::{Directory, DriverConfig, KindConfig, KindMode, Licences, ShardConfig};
+use super::{
+    Directory, DriverConfig, KindConfig, KindMode, Licences, Named as Tenant, PLACEHOLDER, ShardConfig,
+};
 use crate::ids::{Kind, ShardName};
 use crate::table::Owner;
 
@@ -95,19 +97,18 @@ fn check_homes(findings: &mut Findings<'_>, shards: &BTreeMap<ShardName, ShardCo
 pub(super) fn tables(
     findings: &mut Findings<'_>,
     entries: &[TableEntry],
+    of_sites: &[SiteTableEntry],
     shards: &BTreeMap<ShardName, ShardConfig>,
     kinds: &Kinds<'_>,
 ) {
     for (kind, config) in kinds.configs {
-        let own = entries.iter().filter(|table| table.kind.value == *kind);
+        let named = entries.iter().map(|table| (table.name.value.clone(), &table.kind));
+        let named = named.chain(of_sites.iter().map(|table| (table.pattern.value.to_string(), &table.kind)));
+        let own = named.filter(|(_, of)| of.value == *kind);
         if config.mode != KindMode::Restored {
-            for table in own {
-                let what = format!("table `{}` is of kind `{kind}`, which has no rows", table.name.value);
-                findings.add(
-                    table.kind.at,
-                    what,
-                    "give the table another kind, or the kind `mode = \"restored\"`",
-                );
+            for (name, of) in own {
+                let what = format!("table `{name}` is of kind `{kind}`, which has no rows");
+                findings.add(of.at, what, "give the table another kind, or the kind `mode = \"restored\"`");
             }
         } else if own.count() == 0 {
             let at = kinds.mentioned.get(kind).copied().unwrap_or_default();
@@ -120,6 +121,16 @@ pub(super) fn tables(
     }
     for table in entries {
         if let Owner::Parent { table: parent, .. } = &table.owner {
+            if of_sites.iter().any(|other| other.pattern.value.to_string() == *parent) {
+                let what = format!(
+                    "table `{}` is owned through `{parent}`, of which each site has its own",
+                    table.name.value
+                );
+                let hint =
+                    "name a parent that all sites share, or put the table into the sites' schemas, too";
+                findings.add(table.name.at, what, hint);
+                continue;
+            }
             check_parent(findings, table, parent, entries, shards);
         }
         check_migrations(findings, table, shards);
@@ -143,6 +154,39 @@ fn check_migrations(
             table.name.value
         );
         findings.add(table.name.at, what, "remove them: rows of another definition are refused there");
+    }
+}
+
+/// Checks the tables of each site against each other and against the shards that host them.
+pub(super) fn site_tables(
+    findings: &mut Findings<'_>,
+    entries: &[SiteTableEntry],
+    named: &[TableEntry],
+    shards: &BTreeMap<ShardName, ShardConfig>,
+) {
+    for (number, table) in entries.iter().enumerate() {
+        let (pattern, at) = (&table.pattern.value, table.pattern.at);
+        if let Some(other) = entries[..number].iter().find(|other| other.pattern.value.meets(pattern)) {
+            let what = format!("`{pattern}` and `{}` match one table", other.pattern.value);
+            findings.add(at, what, "make the fixed parts of the two schemas' names differ");
+        }
+        let is_of_it =
+            |other: &&TableEntry| matches!(pattern.named(&other.name.value), Some(Tenant::Site(_)));
+        if let Some(other) = named.iter().find(is_of_it) {
+            let what =
+                format!("table `{}` is declared by its name, and `{pattern}` matches it", other.name.value);
+            findings.add(other.name.at, what, "remove one of the two");
+        }
+        let without_schemas = |(_, shard): &(&ShardName, &ShardConfig)| {
+            matches!(shard.driver, DriverConfig::Sqlite { .. }) && shard.kinds.contains(&table.kind.value)
+        };
+        if let Some((shard, _)) = shards.iter().find(without_schemas) {
+            let what = format!(
+                "shard `{shard}` hosts kind `{}` of `{pattern}`, and SQLite has no schemas",
+                table.kind.value
+            );
+            findings.add(at, what, "give the table another kind, which only PostgreSQL shards host");
+        }
     }
 }
 
@@ -210,7 +254,15 @@ fn check_owner_cycles(findings: &mut Findings<'_>, entries: &[TableEntry]) {
 }
 
 /// Checks that the directory is a table of sites.
-pub(super) fn directory(findings: &mut Findings<'_>, directory: &At<Directory>, tables: &[TableEntry]) {
+pub(super) fn directory(
+    findings: &mut Findings<'_>,
+    directory: &At<Directory>,
+    tables: &[TableEntry],
+    of_sites: &[SiteTableEntry],
+) {
+    if is_of_sites(findings, directory.at, "[directory]", &directory.value.table, of_sites) {
+        return;
+    }
     let named = Named { section: "[directory]", kind: &directory.value.kind, table: &directory.value.table };
     let Some(table) = named_table(findings, directory.at, &named, tables) else { return };
     if !matches!(table.owner, Owner::Tenant { .. }) {
@@ -223,7 +275,15 @@ pub(super) fn directory(findings: &mut Findings<'_>, directory: &At<Directory>, 
 }
 
 /// Checks that the licences are rows of sites.
-pub(super) fn licences(findings: &mut Findings<'_>, licences: &At<Licences>, tables: &[TableEntry]) {
+pub(super) fn licences(
+    findings: &mut Findings<'_>,
+    licences: &At<Licences>,
+    tables: &[TableEntry],
+    of_sites: &[SiteTableEntry],
+) {
+    if is_of_sites(findings, licences.at, "[licences]", &licences.value.table, of_sites) {
+        return;
+    }
     let named = Named { section: "[licences]", kind: &licences.value.kind, table: &licences.value.table };
     let Some(table) = named_table(findings, licences.at, &named, tables) else { return };
     if table.owner == Owner::Reference {
@@ -233,6 +293,22 @@ pub(super) fn licences(findings: &mut Findings<'_>, licences: &At<Licences>, tab
             "name the table with the licences of each site",
         );
     }
+}
+
+/// Whether the section names a table of which each site has its own, which cannot be: it is read for all sites.
+fn is_of_sites(
+    findings: &mut Findings<'_>,
+    at: usize,
+    section: &str,
+    table: &str,
+    of_sites: &[SiteTableEntry],
+) -> bool {
+    let found = of_sites.iter().any(|other| other.pattern.value.to_string() == table);
+    if found {
+        let what = format!("{section} names table `{table}`, of which each site has its own");
+        findings.add(at, what, format!("name one table of all sites, without `{PLACEHOLDER}`"));
+    }
+    found
 }
 
 /// A table that a section names, with the kind that it says the table has.

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::migration::{Migration, migrations};
 use super::order::Pattern;
 use super::raw::{At, Findings, Section, listed, quoted};
-use super::{DriverConfig, KindMode};
+use super::{DriverConfig, KindMode, PLACEHOLDER, TablePattern};
 use crate::ids::{Kind, ShardName};
 use crate::table::Owner;
 
@@ -34,6 +34,13 @@ pub(super) struct TableEntry {
     pub(super) name: At<String>,
     pub(super) kind: At<Kind>,
     pub(super) owner: Owner,
+    pub(super) migrations: Vec<Migration>,
+}
+
+/// `[tables."SCHEMA_{site}.X"]`
+pub(super) struct SiteTableEntry {
+    pub(super) pattern: At<TablePattern>,
+    pub(super) kind: At<Kind>,
     pub(super) migrations: Vec<Migration>,
 }
 
@@ -207,8 +214,12 @@ fn driver(findings: &mut Findings<'_>, section: &mut Section<'_>, base_dir: &Pat
     }
 }
 
-pub(super) fn tables(findings: &mut Findings<'_>, root: &mut Section<'_>) -> Vec<TableEntry> {
-    let mut entries = Vec::new();
+/// Tables by name, and those of each site.
+pub(super) fn tables(
+    findings: &mut Findings<'_>,
+    root: &mut Section<'_>,
+) -> (Vec<TableEntry>, Vec<SiteTableEntry>) {
+    let (mut entries, mut of_sites) = (Vec::new(), Vec::new());
     for At { value: (name, mut section), at } in root.sections(findings, "tables") {
         let reserved = name.starts_with("_muster_") || name.starts_with("sqlite_");
         if name.is_empty() || reserved {
@@ -223,19 +234,56 @@ pub(super) fn tables(findings: &mut Findings<'_>, root: &mut Section<'_>) -> Vec
             }
             parsed.ok().map(|value| At { value, at: text.at })
         });
-        let owner = owner(findings, &mut section, &name);
         let migrations = migrations(findings, &mut section);
+        if let Some(pattern) = TablePattern::parse(&name) {
+            let pattern = site_table(findings, &mut section, &name, pattern);
+            section.close(findings);
+            if let (Some(kind), Some(value)) = (kind, pattern) {
+                of_sites.push(SiteTableEntry { pattern: At { value, at }, kind, migrations });
+            }
+            continue;
+        }
+        let owner = owner(findings, &mut section, &name);
         section.close(findings);
         if let (Some(kind), Some(owner)) = (kind, owner) {
             entries.push(TableEntry { name: At { value: name, at }, kind, owner, migrations });
         }
     }
-    entries
+    (entries, of_sites)
 }
 
+/// A table of each site: its schema is its owner.
+fn site_table(
+    findings: &mut Findings<'_>,
+    section: &mut Section<'_>,
+    name: &str,
+    pattern: Result<TablePattern, &'static str>,
+) -> Option<TablePattern> {
+    let owners: Vec<&str> = OWNERS.into_iter().filter(|key| section.has(key)).collect();
+    // Asked for, so that they are not unknown keys as well.
+    section.text(findings, "tenant");
+    section.section(findings, "parent");
+    section.flag(findings, "reference");
+    if !owners.is_empty() {
+        let what =
+            format!("table `{name}` belongs to the site of its schema, and has {} besides", listed(&owners));
+        let hint = format!("remove {}, or name one table without `{PLACEHOLDER}`", listed(&owners));
+        findings.add(section.at(), what, hint);
+    }
+    if let Err(reason) = pattern {
+        let hint = format!(
+            "write `{PLACEHOLDER}` once, in the schema's name: [tables.\"tenant_{PLACEHOLDER}.issue\"]"
+        );
+        findings.add(section.at(), format!("table `{name}` {reason}"), hint);
+    }
+    pattern.ok().filter(|_| owners.is_empty())
+}
+
+/// Keys that say to whom rows belong.
+const OWNERS: [&str; 3] = ["tenant", "parent", "reference"];
+
 fn owner(findings: &mut Findings<'_>, section: &mut Section<'_>, table: &str) -> Option<Owner> {
-    let given: Vec<&str> =
-        ["tenant", "parent", "reference"].into_iter().filter(|key| section.has(key)).collect();
+    let given: Vec<&str> = OWNERS.into_iter().filter(|key| section.has(key)).collect();
     let tenant = section.text(findings, "tenant");
     let parent = section.section(findings, "parent");
     let reference = section.flag(findings, "reference");

@@ -4,16 +4,23 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::declare::table_section;
 use super::error::{TopologyError, suggestion};
-use super::{TableConfig, Topology};
+use super::{Declared, TableConfig, Topology};
 use crate::ids::{Kind, ShardName};
 use crate::table::{Owner, TableDef};
 
 impl Topology {
-    /// The tables that `shard` hosts, by name.
+    /// The tables that `shard` hosts and that are declared by their names.
     pub fn shard_tables(&self, shard: &ShardName) -> BTreeMap<String, TableConfig> {
         let kinds = self.shards.get(shard).map_or(&[][..], |shard| shard.kinds.as_slice());
         let hosted = self.tables.iter().filter(|(_, table)| kinds.contains(&table.kind));
         hosted.map(|(name, table)| (name.clone(), table.clone())).collect()
+    }
+
+    /// Everything that is declared for `shard`, by live names.
+    pub fn declared(&self, shard: &ShardName) -> Declared {
+        let kinds = self.shards.get(shard).map_or(&[][..], |shard| shard.kinds.as_slice());
+        let of_sites = self.site_tables.iter().filter(|table| kinds.contains(&table.kind));
+        Declared::new(self.shard_tables(shard), of_sites.cloned().collect())
     }
 
     /// Everything in which the live tables of `shard` and the topology disagree; empty if they agree.
@@ -21,11 +28,16 @@ impl Topology {
     /// SQLite's and Muster's own tables are left out. Declared tables that the shard does not have are no error: they
     /// are captured when they appear.
     pub fn check_shard(&self, shard: &ShardName, live: &[TableDef]) -> Vec<TopologyError> {
+        let declared = self.declared(shard);
         let check = Check { topology: self, shard, tables: self.shard_tables(shard), live };
         let own = |table: &&TableDef| table.name.starts_with("_muster_") || table.name.starts_with("sqlite_");
         let mut errors = Vec::new();
         for table in live.iter().filter(|table| !own(table)) {
-            match check.tables.get(&table.name) {
+            let found = declared.get(&table.name);
+            match found.as_deref() {
+                None if declared.misnamed(&table.name).is_some() => {
+                    errors.extend(declared.misnamed(&table.name).map(|why| check.misnamed(table, &why)));
+                }
                 None => errors.push(check.undeclared(table)),
                 Some(TableConfig { owner: Owner::Tenant { column }, .. }) => {
                     errors.extend(check.column(table, column, "tenant column"));
@@ -34,6 +46,8 @@ impl Topology {
                     errors.extend(check.column(table, column, "parent column"));
                     errors.extend(check.parent_key(table, parent, key));
                 }
+                // In a schema of its own: nothing in it has to tell the site.
+                Some(TableConfig { owner: Owner::Site { .. }, .. }) => {}
                 Some(TableConfig { owner: Owner::Reference, .. }) => errors.extend(check.reference(table)),
             }
         }
@@ -76,9 +90,15 @@ impl Check<'_> {
         declared.filter(|(_, config)| config.owner != Owner::Reference)
     }
 
+    fn is_of_site(&self, name: &str) -> bool {
+        let declared = self.topology.declared(self.shard);
+        declared.get(name).is_some_and(|config| matches!(config.owner, Owner::Site { .. }))
+    }
+
     fn undeclared(&self, table: &TableDef) -> TopologyError {
         let name = &table.name;
-        if let Some(declared) = self.topology.tables.get(name) {
+        let everywhere = Declared::new(self.topology.tables.clone(), self.topology.site_tables.clone());
+        if let Some(declared) = everywhere.get(name) {
             let what = format!(
                 "table `{name}` is declared for kind `{}`, which this shard does not host",
                 declared.kind
@@ -93,8 +113,22 @@ impl Check<'_> {
         self.error_at(&format!("shards.{}", self.shard), &format!("nothing declares table `{name}`"), hint)
     }
 
+    fn misnamed(&self, table: &TableDef, why: &str) -> TopologyError {
+        let what = format!("table `{}` is of no site: {why}", table.name);
+        let hint = "rename the schema to the site's id, or declare the table by its name";
+        self.error_at(&format!("shards.{}", self.shard), &what, hint)
+    }
+
     /// The declaration that the table's columns and foreign keys suggest.
     fn proposal(&self, table: &TableDef) -> String {
+        if let Some(alike) = self
+            .topology
+            .site_tables
+            .iter()
+            .find_map(|other| Some((other.pattern.beside(&table.name)?, &other.kind)))
+        {
+            return format!("{}\nkind = {:?}", table_section(&alike.0.to_string()), alike.1.as_str());
+        }
         let has = |column: &str| table.columns.iter().any(|own| own.name == column);
         let tenant = self.topology.tables.values().find_map(|other| match &other.owner {
             Owner::Tenant { column } if has(column) => Some(column),
@@ -160,7 +194,7 @@ impl Check<'_> {
         while let Some(path) = open.pop_front() {
             let keys = path.last().map_or(&[][..], |table| table.foreign_keys.as_slice());
             for key in keys {
-                if self.owned(&key.parent_table).is_some() {
+                if self.owned(&key.parent_table).is_some() || self.is_of_site(&key.parent_table) {
                     let names = path.iter().map(|table| format!("`{}`", table.name));
                     let names: Vec<_> = names.chain([format!("`{}`", key.parent_table)]).collect();
                     let what = format!(

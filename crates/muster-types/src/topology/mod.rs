@@ -25,9 +25,11 @@ mod migration;
 mod order;
 mod parse;
 mod raw;
+mod tenancy;
 
 pub use error::{TopologyError, TopologyErrors};
 pub use migration::{Migration, STAGED};
+pub use tenancy::{Declared, Named, PLACEHOLDER, SiteTable, TablePattern};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -63,6 +65,8 @@ pub struct Topology {
     pub shards: BTreeMap<ShardName, ShardConfig>,
     /// Declared tables, by name; a name means the same in every shard that hosts the table's kind.
     pub tables: BTreeMap<String, TableConfig>,
+    /// Declared tables of which each site has its own, in a schema of its own.
+    pub site_tables: Vec<SiteTable>,
 }
 
 /// Where declarations stand in the file.

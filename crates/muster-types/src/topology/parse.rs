@@ -7,13 +7,13 @@ use std::path::Path;
 use toml::de::DeTable;
 
 use super::check::{self, Kinds};
-use super::declare::{self, KindEntry, ShardEntry, TableEntry};
+use super::declare::{self, KindEntry, ShardEntry, SiteTableEntry, TableEntry};
 use super::error::TopologyErrors;
 use super::order;
 use super::raw::{At, Findings, Section};
 use super::{
-    CaptureConfig, Directory, DirectoryColumns, Licences, RepositoryConfig, RunLimits, Source, TableConfig,
-    Tier, Topology,
+    CaptureConfig, Directory, DirectoryColumns, Licences, RepositoryConfig, RunLimits, SiteTable, Source,
+    TableConfig, Tier, Topology,
 };
 use crate::digest::Digest;
 use crate::ids::{Kind, ShardName};
@@ -102,6 +102,7 @@ struct Draft {
     kinds: Vec<KindEntry>,
     shards: Vec<ShardEntry>,
     tables: Vec<TableEntry>,
+    site_tables: Vec<SiteTableEntry>,
 }
 
 impl Draft {
@@ -122,7 +123,7 @@ impl Draft {
         let tiers = tiers(findings, &mut root);
         let kinds = declare::kinds(findings, &mut root);
         let shards = declare::shards(findings, &mut root, base_dir);
-        let tables = declare::tables(findings, &mut root);
+        let (tables, site_tables) = declare::tables(findings, &mut root);
         root.close(findings);
         Some(Self {
             fleet: fleet?.value,
@@ -135,21 +136,23 @@ impl Draft {
             kinds,
             shards,
             tables,
+            site_tables,
         })
     }
 
     /// Checks what the sections say about each other.
     fn resolve(self, mut findings: Findings<'_>, file: &str, text: &str) -> Result<Topology, TopologyErrors> {
-        let mentioned = order::mentioned(&self.kinds, &self.tables, &self.shards);
+        let mentioned = order::mentioned(&self.kinds, &self.tables, &self.site_tables, &self.shards);
         let kinds = order::resolve(&mut findings, &self.kinds, &mentioned);
         order::check_cycles(&mut findings, &kinds, &mentioned);
         let source = self.source(&findings, file, &mentioned);
         let all = Kinds { configs: &kinds, mentioned: &mentioned };
         let shards = check::shards(&mut findings, self.shards, &all);
-        check::tables(&mut findings, &self.tables, &shards, &all);
-        check::directory(&mut findings, &self.directory, &self.tables);
+        check::tables(&mut findings, &self.tables, &self.site_tables, &shards, &all);
+        check::site_tables(&mut findings, &self.site_tables, &self.tables, &shards);
+        check::directory(&mut findings, &self.directory, &self.tables, &self.site_tables);
         if let Some(licences) = &self.licences {
-            check::licences(&mut findings, licences, &self.tables);
+            check::licences(&mut findings, licences, &self.tables, &self.site_tables);
         }
         if !findings.is_clean() {
             return Err(TopologyErrors(findings.into_errors()));
@@ -157,6 +160,11 @@ impl Draft {
         let table = |entry: TableEntry| {
             let (kind, migrations) = (entry.kind.value, entry.migrations);
             (entry.name.value, TableConfig { kind, owner: entry.owner, migrations })
+        };
+        let site_table = |entry: SiteTableEntry| SiteTable {
+            pattern: entry.pattern.value,
+            kind: entry.kind.value,
+            migrations: entry.migrations,
         };
         Ok(Topology {
             digest: Digest::of(text.as_bytes()),
@@ -171,6 +179,7 @@ impl Draft {
             kinds,
             shards,
             tables: self.tables.into_iter().map(table).collect(),
+            site_tables: self.site_tables.into_iter().map(site_table).collect(),
         })
     }
 
@@ -178,6 +187,11 @@ impl Draft {
         let kinds = kinds.iter().map(|(kind, at)| (format!("kinds.{kind}"), *at));
         let shards = self.shards.iter().map(|shard| (format!("shards.{}", shard.name.value), shard.name.at));
         let tables = self.tables.iter().map(|table| (format!("tables.{}", table.name.value), table.name.at));
+        let of_sites = self
+            .site_tables
+            .iter()
+            .map(|table| (format!("tables.{}", table.pattern.value), table.pattern.at));
+        let tables = tables.chain(of_sites);
         let lines = kinds.chain(shards).chain(tables).map(|(name, at)| (name, findings.line(at))).collect();
         Source { file: file.to_owned(), lines }
     }

@@ -43,10 +43,14 @@ pub(super) async fn check(
     Err(CaptureError::new(
         format!(
             "shard `{shard}` ({config}) has tables that the topology does not declare: {}",
-            layout.undeclared.join(", ")
+            layout.undeclared.iter().map(|name| told(layout, name)).collect::<Vec<_>>().join(", ")
         ),
         "declare each under [tables.NAME] with its kind and owner; `reference = true` is for tables that belong to no site",
     ))
+}
+
+fn told(layout: &Layout, name: &str) -> String {
+    layout.misnamed.get(name).map_or_else(|| name.to_owned(), |reason| format!("{name} ({reason})"))
 }
 
 async fn settings(client: &Client) -> Result<Vec<String>, Error> {

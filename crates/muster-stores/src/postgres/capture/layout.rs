@@ -8,8 +8,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use muster_types::SiteId;
 use muster_types::table::{CapturedTable, Owner};
-use muster_types::topology::TableConfig;
+use muster_types::topology::{Declared, TableConfig};
 use tokio_postgres::{Error, GenericClient};
 
 use super::pgoutput::Relation;
@@ -102,6 +103,8 @@ impl Signature {
 pub(super) enum RowOwner {
     /// Nobody's.
     Nobody,
+    /// This site's, all of them.
+    Site(SiteId),
     /// The stored column holds the site.
     Tenant(usize),
     /// The stored column `column` holds what the stored column `key` of table `table` holds.
@@ -114,12 +117,15 @@ pub(super) struct Layout {
     pub(super) tables: Vec<Captured>,
     /// Those that are there: the log has told that the others were dropped since.
     by_oid: HashMap<u32, usize>,
+    by_name: HashMap<String, usize>,
     /// Tables that are there and not captured, with the reason.
     pub(super) refused: BTreeMap<String, String>,
     /// Statements that would let the refused ones in.
     pub(super) fixes: Vec<String>,
     /// Tables that nothing declares.
     pub(super) undeclared: Vec<String>,
+    /// Of these, tables that are named like those of sites and are none, with the reason.
+    pub(super) misnamed: BTreeMap<String, String>,
     /// Tables in the publication that must not be there.
     pub(super) misplaced: Vec<String>,
     /// What the catalog was when this was read.
@@ -210,7 +216,7 @@ impl Layout {
     }
 
     pub(super) fn by_name(&self, name: &str) -> Option<usize> {
-        self.tables.iter().position(|table| table.table.def.name == name)
+        self.by_name.get(name).copied()
     }
 
     /// Tables whose rows are found through `table`, at any depth.
@@ -264,7 +270,7 @@ impl Captured {
     /// Name and type of the columns by which its rows are found, and that tell whose they are.
     fn lookup_columns(&self) -> impl Iterator<Item = (&str, u32)> {
         let owner = match self.owner {
-            RowOwner::Nobody => None,
+            RowOwner::Nobody | RowOwner::Site(_) => None,
             RowOwner::Tenant(column) | RowOwner::Parent { column, .. } => Some(column),
         };
         let all = self.referenced.iter().copied().chain(owner);
@@ -296,7 +302,7 @@ impl Captured {
 }
 
 /// Tells declarations from others.
-pub(super) fn declaration(declared: &BTreeMap<String, TableConfig>) -> String {
+pub(super) fn declaration(declared: &Declared) -> String {
     muster_types::Digest::of(format!("{declared:?}").as_bytes()).to_string()
 }
 
@@ -326,7 +332,7 @@ pub(super) async fn fingerprint(client: &impl GenericClient, publication: &str) 
 pub(super) async fn read(
     client: &impl GenericClient,
     publication: &str,
-    declared: &BTreeMap<String, TableConfig>,
+    declared: &Declared,
 ) -> Result<Layout, Error> {
     let fingerprint = fingerprint(client, publication).await?;
     let live = schema::read(client).await?;
@@ -342,10 +348,11 @@ pub(super) async fn read(
             if published.contains_key(&table.oid) {
                 layout.misplaced.push(table.qualified());
             }
+            layout.misnamed.extend(declared.misnamed(&name).map(|reason| (name.clone(), reason)));
             layout.undeclared.push(name);
             continue;
         };
-        match obstacle(&table, config, &referenced(declared, &name)) {
+        match obstacle(&table, &config, &referenced(declared.named(), &name)) {
             Some((reason, fix)) => {
                 if published.contains_key(&table.oid) {
                     layout.misplaced.push(table.qualified());
@@ -366,9 +373,16 @@ pub(super) async fn read(
         let (table, _) = chosen.remove(orphan);
         layout.refused.insert(table.def.name.clone(), "the table that owns it is not captured".to_owned());
     }
+    let own = chosen.iter().filter(|(_, config)| matches!(config.owner, Owner::Site { .. }));
+    let own: Vec<u32> = own.map(|(table, _)| table.oid).collect();
+    let mut around = schema::around(client, &own).await?;
     let numbers: HashMap<String, usize> =
         chosen.iter().enumerate().map(|(number, (table, _))| (table.def.name.clone(), number)).collect();
-    for (table, config) in chosen {
+    for (mut table, config) in chosen {
+        if let Some(around) = around.remove(&table.oid) {
+            table.def.create_sql.splice(..0, around.before);
+            table.def.create_sql.extend(around.behind);
+        }
         let signature = Signature {
             oid: table.oid,
             published: published.get(&table.oid).copied(),
@@ -378,7 +392,8 @@ pub(super) async fn read(
         };
         let columns = columns.remove(&table.oid).unwrap_or_default();
         layout.by_oid.insert(table.oid, layout.tables.len());
-        layout.tables.push(captured(table, config, &numbers, columns, signature));
+        layout.by_name.insert(table.def.name.clone(), layout.tables.len());
+        layout.tables.push(captured(table, &config, &numbers, columns, signature));
     }
     link(&mut layout.tables);
     Ok(layout)
@@ -398,6 +413,7 @@ fn captured(
         Owner::Parent { column, table, .. } => at(column)
             .zip(numbers.get(table))
             .map(|(column, table)| RowOwner::Parent { column, table: *table, key: usize::MAX }),
+        Owner::Site { site } => Some(RowOwner::Site(site.clone())),
         Owner::Reference => Some(RowOwner::Nobody),
     };
     let identity = live.logged_old_columns().iter().filter_map(|name| at(name)).collect();
@@ -455,7 +471,7 @@ fn obstacle(
     }
     let owner = match &config.owner {
         Owner::Tenant { column } | Owner::Parent { column, .. } => Some(column),
-        Owner::Reference => None,
+        Owner::Site { .. } | Owner::Reference => None,
     };
     if let Some(column) = owner
         && !table.def.stored_columns().any(|stored| stored.name == *column)

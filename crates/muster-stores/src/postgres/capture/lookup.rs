@@ -42,7 +42,8 @@ async fn of_table(
 ) -> Result<BTreeMap<String, Link>, Error> {
     let captured = &layout.tables[table];
     let (owner, parent) = match captured.owner {
-        RowOwner::Nobody => (None, None),
+        // Nothing is owned through a table of one site.
+        RowOwner::Nobody | RowOwner::Site(_) => (None, None),
         RowOwner::Tenant(column) => (Some(column), None),
         RowOwner::Parent { column, table, key } => (Some(column), Some((table, key))),
     };

@@ -52,6 +52,7 @@ pub(super) fn site_of(text: &[u8]) -> Option<SiteId> {
 pub(super) fn link_of(layout: &Layout, table: usize, row: &Row) -> Result<Link, Untold> {
     let (column, parent) = match layout.tables[table].owner {
         RowOwner::Nobody => return Ok(Link::Site(None)),
+        RowOwner::Site(ref site) => return Ok(Link::Site(Some(site.clone()))),
         RowOwner::Tenant(column) => (column, None),
         RowOwner::Parent { column, table, key } => (column, Some((table, key))),
     };

@@ -2,13 +2,14 @@
 //!
 //! A temporary slot exports the state at its beginning; each table is read by `COPY` on a session of its own, ordered by
 //! site on the server, and the sessions' rows are merged. Of many tables only the largest are read at once; the others
-//! are read first, into temporary files.
+//! are read first, into temporary files. Tables of single sites are read when their site's turn comes, one by one.
 //!
 //! # Invariants
 //! - Rows without a site come first, then sites ascend; within a site, tables come in the order of the list.
 //! - A table that was altered, truncated or rewritten between the exported state and its lock is noticed: its rows would
 //!   not be those of the state.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Seek, Write};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
@@ -87,45 +88,101 @@ impl Snapshot {
         tables: &[usize],
         mut emit: impl FnMut(Option<&SiteId>, usize, &Row) -> Result<(), CaptureError>,
     ) -> Result<u64, CaptureError> {
-        let mut sources = self.open(layout, tables).await?;
+        let (shared, mut own) = by_owner(layout, tables);
+        let mut sources = self.open(layout, tables, &shared).await?;
         let mut builder = RowBuilder::new();
-        let mut heads = Vec::with_capacity(sources.len());
-        for (number, source) in sources.iter_mut().enumerate() {
-            heads.push(self.head(layout, tables[number], source, &mut builder).await?);
+        let mut heads: BTreeMap<usize, Head> = BTreeMap::new();
+        for (number, source) in &mut sources {
+            heads.insert(*number, self.head(layout, tables[*number], source, &mut builder).await?);
         }
-        let mut rows = 0_u64;
-        while let Some(site) = heads.iter().flatten().map(|(site, _)| site.clone()).min() {
-            for (number, head) in heads.iter_mut().enumerate() {
+        let (mut rows, mut session) = (0_u64, None);
+        loop {
+            let site = heads.values().flatten().map(|(site, _)| site.clone()).min();
+            let site = site.into_iter().chain(own.keys().next().cloned().map(Some)).min();
+            let Some(site) = site else { return Ok(rows) };
+            let of_site = site.as_ref().and_then(|site| own.remove(site)).unwrap_or_default();
+            for number in in_order(&shared, &of_site) {
+                let mut head = heads.remove(&number).flatten();
+                if of_site.contains(&number) {
+                    let lines = self.copy_in(&mut session, layout, tables[number]).await?;
+                    sources.insert(number, lines);
+                    head = self.head_of(layout, tables, number, &mut sources, &mut builder).await?;
+                }
                 while let Some((_, row)) = head.take_if(|(of, _)| *of == site) {
                     emit(site.as_ref(), number, &row)?;
                     rows += 1;
                     if rows.is_multiple_of(ROWS_BETWEEN_LOOKS) {
                         self.check_time()?;
                     }
-                    *head = self.head(layout, tables[number], &mut sources[number], &mut builder).await?;
+                    head = self.head_of(layout, tables, number, &mut sources, &mut builder).await?;
+                }
+                if of_site.contains(&number) {
+                    sources.remove(&number);
+                } else {
+                    heads.insert(number, head);
                 }
             }
         }
-        Ok(rows)
     }
 
-    /// The largest tables as streams, the others as files.
-    async fn open(&self, layout: &Layout, tables: &[usize]) -> Result<Vec<Lines>, CaptureError> {
+    async fn head_of(
+        &self,
+        layout: &Layout,
+        tables: &[usize],
+        number: usize,
+        sources: &mut BTreeMap<usize, Lines>,
+        builder: &mut RowBuilder,
+    ) -> Result<Head, CaptureError> {
+        match sources.get_mut(&number) {
+            Some(source) => self.head(layout, tables[number], source, builder).await,
+            None => Ok(None),
+        }
+    }
+
+    /// A table of one site, on a session that reads one such table after the other. Each in a transaction of its own, so
+    /// that the session never holds the locks of thousands of tables and their indexes.
+    async fn copy_in(
+        &self,
+        session: &mut Option<Client>,
+        layout: &Layout,
+        table: usize,
+    ) -> Result<Lines, CaptureError> {
+        let doing = format!("read table `{}`", layout.tables[table].name());
+        let failed = |error| explain(&self.config, &doing, &error);
+        let client = match session {
+            Some(client) => {
+                client.batch_execute("COMMIT").await.map_err(failed)?;
+                client
+            }
+            None => session.insert(self.config.connect().await?),
+        };
+        begin(client, &self.state.name, self.deadline).await.map_err(failed)?;
+        let stream = client.copy_out(&select(layout, table)).await.map_err(failed)?;
+        Ok(Lines::Stream { stream: Box::pin(stream), rest: Vec::new(), _client: None })
+    }
+
+    /// The largest tables of many sites as streams, the others as files.
+    async fn open(
+        &self,
+        layout: &Layout,
+        tables: &[usize],
+        shared: &[usize],
+    ) -> Result<BTreeMap<usize, Lines>, CaptureError> {
         let mut by_size: Vec<(i64, usize)> = Vec::new();
-        for (number, table) in tables.iter().enumerate() {
-            by_size.push((self.size(layout, *table).await?, number));
+        for &number in shared {
+            by_size.push((self.size(layout, tables[number]).await?, number));
         }
         by_size.sort_unstable_by(|one, other| other.cmp(one));
         let streamed: Vec<usize> = by_size.iter().take(COPIES_AT_ONCE).map(|(_, number)| *number).collect();
-        let mut sources: Vec<Option<Lines>> = tables.iter().map(|_| None).collect();
+        let mut sources = BTreeMap::new();
         for (_, number) in by_size.iter().skip(COPIES_AT_ONCE) {
             let mut lines = self.copy(layout, tables[*number]).await?;
-            sources[*number] = Some(self.spool(&mut lines).await?);
+            sources.insert(*number, self.spool(&mut lines).await?);
         }
         for number in streamed {
-            sources[number] = Some(self.copy(layout, tables[number]).await?);
+            sources.insert(number, self.copy(layout, tables[number]).await?);
         }
-        Ok(sources.into_iter().flatten().collect())
+        Ok(sources)
     }
 
     async fn size(&self, layout: &Layout, table: usize) -> Result<i64, CaptureError> {
@@ -144,7 +201,7 @@ impl Snapshot {
         let client = self.config.connect().await?;
         begin(&client, &self.state.name, self.deadline).await.map_err(failed)?;
         let stream = client.copy_out(&select(layout, table)).await.map_err(failed)?;
-        Ok(Lines::Stream { stream: Box::pin(stream), rest: Vec::new(), _client: Box::new(client) })
+        Ok(Lines::Stream { stream: Box::pin(stream), rest: Vec::new(), _client: Some(Box::new(client)) })
     }
 
     async fn spool(&self, lines: &mut Lines) -> Result<Lines, CaptureError> {
@@ -174,7 +231,7 @@ impl Snapshot {
         table: usize,
         source: &mut Lines,
         builder: &mut RowBuilder,
-    ) -> Result<Option<(Option<SiteId>, Row)>, CaptureError> {
+    ) -> Result<Head, CaptureError> {
         let Some(line) = source.next(&self.config).await? else { return Ok(None) };
         let captured = &layout.tables[table];
         let parsed = site_and_row(&line, builder).filter(|(_, row)| row.len() == captured.width());
@@ -200,9 +257,30 @@ impl Snapshot {
     }
 }
 
+/// The next row of a table, with its site.
+type Head = Option<(Option<SiteId>, Row)>;
+
+/// Numbers in `tables` of those that sites share, and of the tables of single sites.
+fn by_owner(layout: &Layout, tables: &[usize]) -> (Vec<usize>, BTreeMap<SiteId, Vec<usize>>) {
+    let (mut shared, mut own) = (Vec::new(), BTreeMap::<SiteId, Vec<usize>>::new());
+    for (number, table) in tables.iter().enumerate() {
+        match &layout.tables[*table].owner {
+            RowOwner::Site(site) => own.entry(site.clone()).or_default().push(number),
+            _ => shared.push(number),
+        }
+    }
+    (shared, own)
+}
+
+fn in_order(shared: &[usize], own: &[usize]) -> Vec<usize> {
+    let mut all = [shared, own].concat();
+    all.sort_unstable();
+    all
+}
+
 /// Rows as COPY writes them.
 enum Lines {
-    Stream { stream: Pin<Box<CopyOutStream>>, rest: Vec<u8>, _client: Box<Client> },
+    Stream { stream: Pin<Box<CopyOutStream>>, rest: Vec<u8>, _client: Option<Box<Client>> },
     File(BufReader<std::fs::File>),
 }
 
@@ -303,6 +381,15 @@ fn select(layout: &Layout, table: usize) -> String {
     let site = loop {
         match at.owner {
             RowOwner::Nobody => break None,
+            // Written as a site's id is: it is one.
+            RowOwner::Site(ref site) => {
+                let site = crate::postgres::schema::literal(site.as_str());
+                return format!(
+                    "COPY (SELECT {site}::text, {} FROM {} t0) TO STDOUT",
+                    columns.join(", "),
+                    captured.live.rows_of()
+                );
+            }
             RowOwner::Tenant(column) => {
                 break Some(format!("(t{depth}.{}::text COLLATE \"C\")", at.column_sql(column)));
             }

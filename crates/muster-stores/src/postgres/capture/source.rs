@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use muster_types::table::CapturedTable;
-use muster_types::topology::TableConfig;
+use muster_types::topology::Declared;
 use muster_types::{Boundary, Digest, Incarnation, Position, ShardName, Timestamp};
 use tokio_postgres::Client;
 
@@ -34,7 +34,7 @@ const BEGIN_WAIT: Duration = Duration::from_secs(60);
 pub struct PostgresSource {
     shard: ShardName,
     connection: String,
-    declared: BTreeMap<String, TableConfig>,
+    declared: Declared,
     snapshot_max: Option<Duration>,
     wal_bytes_max: u64,
     begin_wait: Duration,
@@ -61,12 +61,12 @@ pub struct PostgresSource {
 impl PostgresSource {
     /// For the declared `tables` of `shard`; those that the database does not have are passed over until it has them.
     /// Connected to at first use.
-    pub fn new(shard: ShardName, connection: &str, tables: BTreeMap<String, TableConfig>) -> Self {
+    pub fn new(shard: ShardName, connection: &str, tables: impl Into<Declared>) -> Self {
         Self {
             name: slot::name_of(&shard),
             shard,
             connection: connection.to_owned(),
-            declared: tables,
+            declared: tables.into(),
             snapshot_max: None,
             wal_bytes_max: WAL_BYTES_MAX,
             begin_wait: BEGIN_WAIT,

@@ -1,14 +1,16 @@
 //! Live definitions beside those at the recovery point: what restored rows meet.
 
-use muster_types::table::{ColumnDef, TableDef};
+use muster_types::table::{CapturedTable, ColumnDef, TableDef};
 
+use super::recreate;
 use crate::comparison::Comparison;
 use crate::postgres::schema::LiveTable;
 
 /// Compares one table.
-pub(super) fn compare(then: &TableDef, now: Option<&LiveTable>) -> Comparison {
+pub(super) fn compare(captured: &CapturedTable, now: Option<&LiveTable>) -> Comparison {
+    let then = &captured.def;
     let table = &then.name;
-    let Some(now) = now else { return Comparison::gone(table) };
+    let Some(now) = now else { return recreate::comparison(captured) };
     let mut found = Comparison::default();
     for column in then.stored_columns() {
         compare_column(table, column, &now.def, &mut found);

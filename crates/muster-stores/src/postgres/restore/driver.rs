@@ -10,7 +10,7 @@ use muster_engine::driver::{
 };
 use muster_types::journal::{Migrated, NeighbourDigest, Published, TableDigest};
 use muster_types::plan::LiveStore;
-use muster_types::topology::TableConfig;
+use muster_types::topology::Declared;
 use muster_types::{Epoch, Position, RunId, ShardName, StoreId};
 use tokio::sync::mpsc;
 
@@ -27,8 +27,8 @@ pub struct PostgresDriver {
 impl PostgresDriver {
     /// For the declared `tables` of `shard`. Connects to nothing yet; a connection that cannot be understood is told by
     /// the first call.
-    pub fn new(shard: ShardName, connection: &str, tables: BTreeMap<String, TableConfig>) -> Self {
-        Self { shard: Arc::new(Shard::new(shard, connection, tables)) }
+    pub fn new(shard: ShardName, connection: &str, tables: impl Into<Declared>) -> Self {
+        Self { shard: Arc::new(Shard::new(shard, connection, tables.into())) }
     }
 
     /// Whether a publish of any store would be taken, as far as rights, triggers and constraints go. Reads only.

@@ -29,15 +29,16 @@ pub(super) async fn fitness(shard: &Shard) -> Result<Fitness, DriverError> {
     let catalog = shard.catalog(&session).await?;
     let mut found = Fitness::default();
     found.problems.extend(probe::unwritable(&session).await.map_err(failed)?);
-    let mut kinds: BTreeMap<&Kind, Vec<CapturedTable>> = BTreeMap::new();
-    for (name, config) in shard.tables() {
-        let Some(live) = catalog.tables.get(name) else { continue };
-        found.problems.extend(compare(&live.def, Some(live)).obstacles);
+    let mut kinds: BTreeMap<Kind, Vec<CapturedTable>> = BTreeMap::new();
+    for (name, live) in &catalog.tables {
+        let Some(config) = shard.tables().get(name) else { continue };
         let (kind, owner, def) = (config.kind.clone(), config.owner.clone(), live.def.clone());
-        kinds.entry(&config.kind).or_default().push(CapturedTable { kind, owner, def });
+        let table = CapturedTable { kind, owner, def };
+        found.problems.extend(compare(&table, Some(live)).obstacles);
+        kinds.entry(table.kind.clone()).or_default().push(table);
     }
     for (kind, tables) in &kinds {
-        let tables = kind_tables(shard, &catalog, kind, tables);
+        let tables = kind_tables(shard, &catalog, kind, tables, None);
         found.problems.extend(privileges::missing(&session, &tables).await.map_err(failed)?);
     }
     found.notes = not_carried(&session, shard, &catalog, None).await.map_err(failed)?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use muster_engine::driver::{DriverError, StoreWork};
 use muster_types::table::{CapturedTable, Owner, TableDef};
-use muster_types::{Digest, Kind};
+use muster_types::{Digest, Kind, SiteId};
 use tokio_postgres::Client;
 
 use super::compare::compare;
@@ -19,7 +19,7 @@ use crate::postgres::schema::{self, LiveTable};
 
 /// Longest wait for the lock of a table, where writers to it queue behind the publish: less than the server's usual
 /// `deadlock_timeout` of 1 s, at which those would begin to be looked at as a deadlock.
-const TABLE_LOCK_WAIT: Duration = Duration::from_millis(800);
+pub(super) const TABLE_LOCK_WAIT: Duration = Duration::from_millis(800);
 
 /// One live table of a kind.
 pub(super) struct KindTable<'a> {
@@ -42,16 +42,19 @@ impl<'a> KindTable<'a> {
     }
 }
 
-/// The live tables of a kind: those at the recovery point first and in their order, then those that are new.
+/// The live tables of a kind: those at the recovery point first and in their order, then those that are new. With a
+/// `site`, tables of other sites alone are left out.
 pub(super) fn kind_tables<'a>(
     shard: &'a Shard,
     catalog: &'a Catalog,
     kind: &Kind,
     tables: &'a [CapturedTable],
+    site: Option<&SiteId>,
 ) -> Vec<KindTable<'a>> {
     let also = tables.iter().map(|table| (table.def.name.as_str(), &table.owner)).collect();
     let owners = Owners { shard, catalog, also };
-    let declared = |name: &str| shard.tables().get(name).map(|config| &config.owner);
+    let named = shard.tables().named();
+    let declared = |name: &str| named.get(name).map(|config| &config.owner);
     let make = |name: &str, owner: &'a Owner, then: Option<&'a TableDef>| {
         let now = catalog.tables.get(name)?;
         Some(KindTable { now, way: owners.way(now, owner), then })
@@ -60,11 +63,26 @@ pub(super) fn kind_tables<'a>(
         let name = table.def.name.as_str();
         make(name, declared(name).unwrap_or(&table.owner), Some(&table.def))
     });
-    let new = shard.tables().iter().filter_map(|(name, config)| {
-        let known = tables.iter().any(|table| &table.def.name == name);
-        (&config.kind == kind && !known).then(|| make(name, &config.owner, None)).flatten()
+    let known = |name: &str| tables.iter().any(|table| table.def.name == name);
+    let new = named.iter().filter_map(|(name, config)| {
+        (&config.kind == kind && !known(name)).then(|| make(name, &config.owner, None)).flatten()
     });
-    then.chain(new).collect()
+    let own = catalog.tables.values().filter_map(|now| {
+        let config = shard.tables().get(&now.def.name)?;
+        let Owner::Site { site: of } = &config.owner else { return None };
+        let wanted = &config.kind == kind && site.is_none_or(|site| site == of) && !known(&now.def.name);
+        wanted.then(|| KindTable { now, way: Some(Way::of_site(now, of.clone())), then: None })
+    });
+    then.chain(new).chain(own).collect()
+}
+
+/// The live tables that a publish of `work` touches.
+pub(super) fn work_tables<'a>(
+    shard: &'a Shard,
+    catalog: &'a Catalog,
+    work: &'a StoreWork,
+) -> Vec<KindTable<'a>> {
+    kind_tables(shard, catalog, &work.store.kind, &work.tables, Some(&work.store.site))
 }
 
 /// Digest of the live definitions of the plan's tables.
@@ -72,6 +90,21 @@ pub(super) fn definitions(catalog: &Catalog, tables: &[CapturedTable]) -> Digest
     let live: BTreeMap<&str, Option<&LiveTable>> =
         tables.iter().map(|table| (table.def.name.as_str(), catalog.tables.get(&table.def.name))).collect();
     definitions_digest(live.into_iter().map(|(name, table)| (name, table.map(|table| &table.def))))
+}
+
+/// Reads the definitions before a publish holds any lock: of thousands of tables it takes seconds. What keeps it from that
+/// is met again, and told, by the publish itself.
+pub(super) async fn look_ahead(shard: &Shard, client: &Client) {
+    let begin = format!("BEGIN READ ONLY; SET LOCAL lock_timeout = {}", TABLE_LOCK_WAIT.as_millis());
+    let read = async {
+        client.batch_execute(&begin).await?;
+        Catalog::read(client).await
+    };
+    let found = read.await;
+    let ended = client.batch_execute("ROLLBACK").await;
+    if let (Ok(catalog), Ok(())) = (found, ended) {
+        shard.learn(catalog);
+    }
 }
 
 /// Holds the definitions of the work's tables until the transaction ends, and tells them.
@@ -91,11 +124,15 @@ pub(super) async fn hold(
     if known.versions.get(&oids) == Some(&version) {
         return Ok(known);
     }
-    let mut fresh = Catalog::read(client).await.map_err(failed)?;
-    fresh.versions.clone_from(&known.versions);
+    // Where these tables are as they were known, so is the rest, as far as it matters: a whole reading takes long.
+    let mut fresh = known.with(client, &oids).await.map_err(failed)?;
+    if fresh.tables != known.tables {
+        fresh = Catalog::read(client).await.map_err(failed)?;
+        fresh.versions.clone_from(&known.versions);
+    }
     fresh.versions.insert(oids.clone(), version);
     let fresh = shard.learn(fresh);
-    if oids_of(&kind_tables(shard, &fresh, &work.store.kind, &work.tables)) != oids {
+    if oids_of(&work_tables(shard, &fresh, work)) != oids {
         return Err(shard.transient(
             format!("a table of {} was made, dropped or renamed meanwhile", work.store),
             "the step is tried again",
@@ -111,7 +148,7 @@ async fn lock(
     known: &Catalog,
     lock_wait: Duration,
 ) -> Result<Vec<u32>, DriverError> {
-    let tables = kind_tables(shard, known, &work.store.kind, &work.tables);
+    let tables = work_tables(shard, known, work);
     if tables.is_empty() {
         return Ok(Vec::new());
     }
@@ -161,10 +198,8 @@ fn oids_of(tables: &[KindTable<'_>]) -> Vec<u32> {
 
 /// Fails where restored rows do not fit, or where the definitions are not those of the plan.
 pub(super) fn check(shard: &Shard, catalog: &Catalog, work: &StoreWork) -> Result<(), DriverError> {
-    let compared = work
-        .tables
-        .iter()
-        .map(|table| (&table.def, compare(&table.def, catalog.tables.get(&table.def.name))));
+    let compared =
+        work.tables.iter().map(|table| (&table.def, compare(table, catalog.tables.get(&table.def.name))));
     let compared: Vec<_> = compared.collect();
     let obstacles: Vec<&str> =
         compared.iter().flat_map(|(_, found)| found.obstacles.iter().map(String::as_str)).collect();

@@ -26,7 +26,7 @@ pub(super) async fn live_rows(
     let failed = |error: Error| shard.error(&doing, &error);
     session.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(failed)?;
     let catalog = Catalog::read(&session).await.map_err(failed)?;
-    for table in kind_tables(shard, &catalog, &store.store.kind, &store.tables) {
+    for table in kind_tables(shard, &catalog, &store.store.kind, &store.tables, Some(&store.store.site)) {
         let (Some(then), Some(way)) = (table.then, &table.way) else { continue };
         let Some(number) = store.tables.iter().position(|known| &known.def == then) else { continue };
         let column = |name: &str| match table.now.def.columns.iter().any(|column| column.name == name) {

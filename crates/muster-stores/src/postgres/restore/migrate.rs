@@ -11,7 +11,7 @@
 
 use muster_engine::driver::{DriverError, ErrorClass, StoreWork};
 use muster_types::journal::{AppliedMigration, Migrated, MigratedTable, TableDigest};
-use muster_types::table::{ColumnDef, TableDef};
+use muster_types::table::{CapturedTable, ColumnDef, TableDef};
 use muster_types::topology::{Migration, STAGED};
 use tokio_postgres::{Client, Error};
 
@@ -23,21 +23,22 @@ use super::owner::column_list;
 use super::shard::{Catalog, Shard};
 use super::stage::{self, ATTEMPT, Staged, of_attempt, table_name};
 use crate::comparison::Comparison;
-use crate::postgres::schema::{literal, quote, sql_text};
+use crate::postgres::schema::{LiveTable, literal, quote, sql_text};
 use crate::postgres::system::DDL_LOCK;
 
 /// Longest that one statement may take: rows of one store, of which the largest take minutes to load.
 const STATEMENT_LIMIT: &str = "15min";
 
 /// The migrations that rows of a definition go through; each is asked of the columns that it begins with.
-pub(super) fn applying<'s>(shard: &'s Shard, def: &TableDef) -> Option<&'s [Migration]> {
-    let migrations = &shard.tables().get(&def.name)?.migrations;
+pub(super) fn applying(shard: &Shard, def: &TableDef) -> Option<Vec<Migration>> {
+    let migrations = shard.tables().get(&def.name)?.into_owned().migrations;
     migrations.iter().any(|migration| migration.applies(def)).then_some(migrations)
 }
 
 /// What a plan says of a table whose rows will be migrated, in place of what they would meet as they are.
-pub(super) fn foresee(shard: &Shard, def: &TableDef, found: &mut Comparison) {
-    let Some(migrations) = applying(shard, def) else { return };
+/// A table that is gone is created in the shape of its rows, which need no migration then.
+pub(super) fn foresee(shard: &Shard, def: &TableDef, now: Option<&LiveTable>, found: &mut Comparison) {
+    let Some(migrations) = applying(shard, def).filter(|_| now.is_some()) else { return };
     found.obstacles.drain(..std::mem::take(&mut found.column_obstacles));
     let names: Vec<String> = migrations.iter().map(|migration| format!("`{}`", migration.name)).collect();
     found.notes.insert(
@@ -101,11 +102,12 @@ pub(super) async fn migrate(shard: &Shard, work: &StoreWork) -> Result<Option<Mi
     let mut own = Vec::new();
     for table in work.tables.iter() {
         let Some(migrations) = applying(shard, &table.def) else { continue };
-        let migration =
-            Table { shard, client: &session, work, then: &table.def, name: own_name(work, &table.def) };
+        let Some(now) = catalog.tables.get(&table.def.name) else { continue };
+        let name = own_name(work, &table.def);
+        let migration = Table { shard, client: &session, work, captured: table, then: &table.def, name };
         migration.copy(&staged).await.map_err(failed)?;
-        let def = migration.apply(migrations, &mut migrated.applied).await?;
-        migration.check(&def, &catalog)?;
+        let def = migration.apply(&migrations, &mut migrated.applied).await?;
+        migration.check(&def, now)?;
         let digest = migration.digest(&def, &staged).await?;
         migrated.tables.insert(table.def.name.clone(), MigratedTable { def, digest });
         own.push(table_name(&work.run, &migrated.tables[&table.def.name].def));
@@ -133,6 +135,7 @@ struct Table<'a> {
     shard: &'a Shard,
     client: &'a Client,
     work: &'a StoreWork,
+    captured: &'a CapturedTable,
     then: &'a TableDef,
     name: String,
 }
@@ -216,8 +219,9 @@ impl Table<'_> {
     }
 
     /// The rows fit the live table, as restored rows that need no migration do.
-    fn check(&self, def: &TableDef, catalog: &Catalog) -> Result<(), DriverError> {
-        let found = compare(def, catalog.tables.get(&def.name));
+    fn check(&self, def: &TableDef, now: &LiveTable) -> Result<(), DriverError> {
+        let migrated = CapturedTable { def: def.clone(), ..self.captured.clone() };
+        let found = compare(&migrated, Some(now));
         if found.obstacles.is_empty() {
             return Ok(());
         }

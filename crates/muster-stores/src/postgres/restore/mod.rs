@@ -33,6 +33,7 @@ mod privileges;
 mod probe;
 mod proof;
 mod publish;
+mod recreate;
 mod references;
 mod sequences;
 mod shard;

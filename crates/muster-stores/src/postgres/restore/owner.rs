@@ -25,18 +25,22 @@ pub(super) struct Owners<'a> {
 
 impl<'a> Owners<'a> {
     fn of(&self, table: &str) -> Option<&'a Owner> {
-        let declared = self.shard.tables().get(table).map(|config| &config.owner);
+        let declared = self.shard.tables().named().get(table).map(|config| &config.owner);
         declared.or_else(|| self.also.get(table).copied())
     }
 
     /// The way from a table to its tenant column; none for reference tables, and where a table of it is gone.
     pub(super) fn way(&self, table: &'a LiveTable, owner: &'a Owner) -> Option<Way<'a>> {
-        let mut way = Way { steps: Vec::new(), root: table, tenant: "" };
+        let mut way = Way { steps: Vec::new(), root: table, tenant: Tenant::Column("") };
         let mut owner = owner;
         for _ in 0..DEPTH_MAX {
             match owner {
                 Owner::Tenant { column } => {
-                    way.tenant = column;
+                    way.tenant = Tenant::Column(column);
+                    return Some(way);
+                }
+                Owner::Site { site } => {
+                    way.tenant = Tenant::Site(site.clone());
                     return Some(way);
                 }
                 Owner::Parent { column, table, key } => {
@@ -69,7 +73,15 @@ impl Step<'_> {
 pub(super) struct Way<'a> {
     steps: Vec<Step<'a>>,
     root: &'a LiveTable,
-    tenant: &'a str,
+    tenant: Tenant<'a>,
+}
+
+/// What tells the site at the end of a way.
+enum Tenant<'a> {
+    /// A column.
+    Column(&'a str),
+    /// The table is this site's, whatever its rows hold.
+    Site(SiteId),
 }
 
 /// How tenant values compare with site ids.
@@ -81,7 +93,20 @@ enum TenantType {
     Other,
 }
 
-impl Way<'_> {
+impl<'a> Way<'a> {
+    /// Of a table of `site` alone.
+    pub(super) fn of_site(table: &'a LiveTable, site: SiteId) -> Self {
+        Self { steps: Vec::new(), root: table, tenant: Tenant::Site(site) }
+    }
+
+    /// The site whose table it is.
+    pub(super) fn site(&self) -> Option<&SiteId> {
+        match &self.tenant {
+            Tenant::Site(site) => Some(site),
+            Tenant::Column(_) => None,
+        }
+    }
+
     /// Parents on the way.
     pub(super) fn depth(&self) -> usize {
         self.steps.len()
@@ -123,7 +148,10 @@ impl Way<'_> {
 
     /// The tenant value behind [`Self::joins`].
     pub(super) fn tenant(&self) -> String {
-        format!("{}.{}", alias(self.steps.len()), quote(self.tenant))
+        match &self.tenant {
+            Tenant::Column(column) => format!("{}.{}", alias(self.steps.len()), quote(column)),
+            Tenant::Site(site) => format!("{}::text", literal(site.as_str())),
+        }
     }
 
     /// The sites among `sites` that can have rows, as an SQL array of the column's type.
@@ -147,6 +175,9 @@ impl Way<'_> {
     }
 
     fn tenant_is(&self, site: &SiteId) -> String {
+        if let Some(own) = self.site() {
+            return (own == site).to_string();
+        }
         let (tenant, value) = (self.tenant(), literal(site.as_str()));
         match self.tenant_type() {
             _ if !self.can_hold(site) => "false".to_owned(),
@@ -187,7 +218,8 @@ impl Way<'_> {
     }
 
     fn declared_type(&self) -> &str {
-        let column = self.root.def.columns.iter().find(|column| column.name == self.tenant);
+        let Tenant::Column(name) = self.tenant else { return "text" };
+        let column = self.root.def.columns.iter().find(|column| column.name == name);
         column.map_or("", |column| column.declared_type.as_str())
     }
 

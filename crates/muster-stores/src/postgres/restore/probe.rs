@@ -13,7 +13,7 @@ use super::compare::compare;
 use super::fitness::not_carried;
 use super::live::{KindTable, definitions, kind_tables};
 use super::shard::{Catalog, Shard};
-use super::{migrate, privileges, proof};
+use super::{migrate, privileges, proof, recreate};
 
 /// Looks at stores in one read transaction.
 pub(super) async fn probe(shard: &Shard, stores: &[StoreProbe]) -> Result<Vec<LiveStore>, DriverError> {
@@ -32,20 +32,23 @@ pub(super) async fn probe(shard: &Shard, stores: &[StoreProbe]) -> Result<Vec<Li
         if !counts.contains_key(kind) {
             let of_kind = || stores.iter().filter(|other| &other.store.kind == kind);
             let sites: BTreeSet<&SiteId> = of_kind().map(|other| &other.store.site).collect();
-            let tables = kind_tables(shard, &catalog, kind, &probe.tables);
+            let tables = kind_tables(shard, &catalog, kind, &probe.tables, Some(&probe.store.site));
+            let tables: Vec<KindTable<'_>> = tables.into_iter().filter(|table| !is_own(table)).collect();
             lacking.insert(kind, privileges::missing(&session, &tables).await.map_err(failed)?);
             let not_carried = not_carried(&session, shard, &catalog, Some(kind)).await;
             lost.insert(kind, not_carried.map_err(failed)?);
             counts.insert(kind, count(&session, &tables, &sites).await.map_err(failed)?);
         }
         let rows = counts.get(kind).and_then(|counts| counts.get(&probe.store.site));
+        let own = own(shard, &session, &catalog, probe).await.map_err(failed)?;
         let differences = |table: &muster_types::table::CapturedTable| {
-            let mut found = compare(&table.def, catalog.tables.get(&table.def.name));
-            migrate::foresee(shard, &table.def, &mut found);
+            let now = catalog.tables.get(&table.def.name);
+            let mut found = compare(table, now);
+            migrate::foresee(shard, &table.def, now, &mut found);
             found.texts()
         };
         found.push(LiveStore {
-            rows: rows.copied().unwrap_or(0),
+            rows: rows.copied().unwrap_or(0) + own.rows,
             definitions: Some(definitions(&catalog, &probe.tables)),
             differences: probe
                 .tables
@@ -55,12 +58,35 @@ pub(super) async fn probe(shard: &Shard, stores: &[StoreProbe]) -> Result<Vec<Li
                 .collect(),
             claimed_by: claims.get(&probe.store).cloned(),
             full_proof_lacks: proof::lacking(shard, &catalog),
-            unwritable: unwritable.clone().or_else(|| lacking.get(kind).cloned().flatten()),
+            unwritable: unwritable.clone().or_else(|| lacking.get(kind).cloned().flatten()).or(own.lacking),
         });
     }
     session.batch_execute("COMMIT").await.map_err(failed)?;
     session.keep();
     Ok(found)
+}
+
+/// What a store has in tables of its site's own.
+struct Own {
+    rows: u64,
+    lacking: Option<String>,
+}
+
+fn is_own(table: &KindTable<'_>) -> bool {
+    table.way.as_ref().is_some_and(|way| way.site().is_some())
+}
+
+async fn own(shard: &Shard, client: &Client, catalog: &Catalog, probe: &StoreProbe) -> Result<Own, Error> {
+    let site = &probe.store.site;
+    let tables = kind_tables(shard, catalog, &probe.store.kind, &probe.tables, Some(site));
+    let tables: Vec<KindTable<'_>> = tables.into_iter().filter(is_own).collect();
+    let mut lacking = recreate::missing(client, catalog, &probe.tables).await?;
+    if tables.is_empty() {
+        return Ok(Own { rows: 0, lacking });
+    }
+    let counts = count(client, &tables, &BTreeSet::from([site])).await?;
+    lacking = lacking.or(privileges::missing(client, &tables).await?);
+    Ok(Own { rows: counts.get(site).copied().unwrap_or(0), lacking })
 }
 
 async fn count(

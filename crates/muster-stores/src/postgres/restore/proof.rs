@@ -46,8 +46,7 @@ pub(super) async fn neighbour_digest(
     let catalog = Catalog::read(&session).await.map_err(failed)?;
     require_full_rows(shard, &catalog)?;
     let (mut digest, mut rows) = (RowsDigest::new(), 0);
-    let kinds: BTreeSet<&Kind> = shard.tables().values().map(|config| &config.kind).collect();
-    for kind in kinds {
+    for kind in shard.tables().kinds() {
         let sites: HashSet<&[u8]> = excluded
             .iter()
             .filter(|store| &store.kind == kind)
@@ -70,7 +69,7 @@ async fn digest_kind(
 ) -> Result<u64, DriverError> {
     let none: &[CapturedTable] = &[];
     let (mut builder, mut count) = (RowBuilder::new(), 0);
-    for table in kind_tables(shard, catalog, kind, none) {
+    for table in kind_tables(shard, catalog, kind, none, None) {
         let columns = column_list("t", table.now.def.stored_columns().map(|column| column.name.as_str()));
         let (site, joins) = match &table.way {
             Some(way) => (format!("{}::text", way.tenant()), way.joins("LEFT")),
@@ -107,7 +106,7 @@ fn require_full_rows(shard: &Shard, catalog: &Catalog) -> Result<(), DriverError
 
 /// The statements that let the log carry whole old rows; none where it does.
 pub(super) fn lacking(shard: &Shard, catalog: &Catalog) -> Option<String> {
-    let declared = shard.tables().keys().filter_map(|name| catalog.tables.get(name));
+    let declared = catalog.tables.values().filter(|table| shard.tables().get(&table.def.name).is_some());
     let short: Vec<String> =
         declared.filter(|table| !table.logs_full_rows()).flat_map(full_identity_sql).collect();
     (!short.is_empty()).then(|| short.join("; "))

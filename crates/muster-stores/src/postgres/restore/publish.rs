@@ -3,7 +3,7 @@
 //! # Invariants
 //! - The epoch row is locked first and held to the commit; claim and definitions are held as well.
 //! - Nobody else's statement waits for more than the rows that a publish inserts, deletes or refers to; there is no DDL
-//!   on live tables. Nor does the publish wait long for others: its locks have a time limit.
+//!   on live tables; tables of a site's own that are gone are created again, see `recreate`. Nor does the publish wait long for others: its locks have a time limit.
 //! - Rows are only inserted; under `overwrite` the site's own rows are saved and deleted before.
 //! - The application's ordinary triggers and foreign keys do not act (`session_replication_role = replica`); what
 //!   foreign keys demand is checked here. Setting it takes a superuser, or GRANT SET ON PARAMETER from version 15 on.
@@ -24,9 +24,10 @@ use super::conflict::{shortened, taken_key};
 use super::effects::{self, Count, Counts};
 use super::errors::is_out_of_time;
 use super::fence::{await_others, check_claim, check_epoch, insert_record, record_of};
-use super::live::{self, KindTable, kind_tables};
+use super::live::{self, KindTable};
 use super::overwrite::{Replaced, check_left_behind, replace};
 use super::owner::column_list;
+use super::recreate::Recreation;
 use super::shard::{Catalog, Shard};
 use super::stage::{self, Staged, StagedRows, of_attempt, table_name};
 use super::{copy, references, sequences};
@@ -46,6 +47,9 @@ pub(super) async fn publish(
     expected: &BTreeMap<String, TableDigest>,
 ) -> Result<Published, DriverError> {
     let session = shard.session().await?;
+    if shard.known().is_none() {
+        live::look_ahead(shard, &session).await;
+    }
     let bound = work.writer_block_milliseconds_max.map(Duration::from_millis);
     let publication = Publication { shard, client: &session, work, expected, bound };
     publication.begin().await.map_err(|error| publication.failed("begin", &error))?;
@@ -57,7 +61,7 @@ pub(super) async fn publish(
             .await
             .map(|()| published)
             .map_err(|error| publication.failed("end the transaction", &error))?,
-        Ok(Done::Now(published)) => publication.commit(published, since).await?,
+        Ok(Done::Now(published, since)) => publication.commit(published, since).await?,
         // A dropped session is rolled back by the server.
         Err(error) => return Err(error),
     };
@@ -86,8 +90,8 @@ pub(super) async fn begin(client: &Client, bound: Option<Duration>) -> Result<()
 
 enum Done {
     Earlier(Published),
-    /// Not yet committed.
-    Now(Published),
+    /// Not yet committed, and since when others may have waited.
+    Now(Published, Instant),
 }
 
 /// One attempt.
@@ -120,7 +124,9 @@ impl Publication<'_> {
         check_claim(shard, client, work).await?;
         let catalog = live::hold(shard, client, work, self.lock_wait()).await?;
         live::check(shard, &catalog, work)?;
-        let tables = kind_tables(shard, &catalog, &work.store.kind, &work.tables);
+        let mut recreation = Recreation::of(&catalog, work);
+        let catalog = recreation.begin(shard, client, work, catalog).await?;
+        let tables = live::work_tables(shard, &catalog, work);
         let staged = stage::existing(shard, client, work).await?;
         self.check_staged(&staged).await?;
         self.check_dead(&tables).await?;
@@ -131,7 +137,8 @@ impl Publication<'_> {
         let (sites, attempts, of) = ([&work.store.site], [staged.attempt], work.store.to_string());
         let own = StagedRows { run: &work.run, sites: &sites, attempts: &attempts, of: &of };
         sequences::advance(shard, client, &own, &tables).await?;
-        let rows = self.insert_all(&tables, &staged).await?;
+        let rows = self.insert_all(&tables, &staged, &recreation).await?;
+        let since = recreation.finish(shard, client, work).await?.unwrap_or(since);
         references::check(shard, client, &own, &tables).await.map_err(|missing| missing.error)?;
         check_left_behind(shard, client, work, &catalog, &tables, &replaced).await?;
         self.check_live(&tables).await?;
@@ -147,7 +154,7 @@ impl Publication<'_> {
         let (first, at) = insert_record(client, work, &published).await.map_err(failed)?;
         published.positions = first.map(|first| (Position(first.into()), Position(first.into())));
         published.at = at;
-        Ok(Done::Now(published))
+        Ok(Done::Now(published, since))
     }
 
     async fn commit(&self, mut published: Published, since: Instant) -> Result<Published, DriverError> {
@@ -217,7 +224,12 @@ impl Publication<'_> {
         emitted.map(drop).map_err(|error| self.failed("write its mark", &error))
     }
 
-    async fn insert_all(&self, tables: &[KindTable<'_>], staged: &Staged) -> Result<u64, DriverError> {
+    async fn insert_all(
+        &self,
+        tables: &[KindTable<'_>],
+        staged: &Staged,
+        recreation: &Recreation<'_>,
+    ) -> Result<u64, DriverError> {
         let mut rows = 0;
         for table in tables {
             let Some(then) = table.then else { continue };
@@ -225,7 +237,7 @@ impl Publication<'_> {
                 "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} s WHERE {}",
                 table.now.qualified(),
                 column_list("", table.restored_columns()),
-                column_list("s", table.restored_columns()),
+                recreation.column_list(then),
                 table_name(&self.work.run, then),
                 of_attempt(staged.attempt),
             );

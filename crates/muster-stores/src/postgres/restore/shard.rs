@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use muster_engine::driver::{DriverError, ErrorClass};
 use muster_types::ShardName;
-use muster_types::topology::TableConfig;
+use muster_types::topology::Declared;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_postgres::Client;
 
@@ -28,7 +28,7 @@ const TRUSTED_IDLE: Duration = Duration::from_secs(5);
 pub(super) struct Shard {
     name: ShardName,
     config: Result<PostgresConfig, ConnectError>,
-    tables: BTreeMap<String, TableConfig>,
+    tables: Declared,
     permits: Arc<Semaphore>,
     idle: Mutex<Vec<(Client, Instant)>>,
     known: Mutex<Option<Arc<Catalog>>>,
@@ -53,10 +53,19 @@ impl Catalog {
         let tables = tables.into_iter().map(|table| (table.def.name.clone(), table)).collect();
         Ok(Self { tables, versions: BTreeMap::new() })
     }
+
+    /// With the tables of these oids as they are now.
+    pub(super) async fn with(&self, client: &Client, oids: &[u32]) -> Result<Self, tokio_postgres::Error> {
+        let now = schema::read_some(client, oids).await?;
+        let mut tables = self.tables.clone();
+        tables.retain(|_, table| !oids.contains(&table.oid));
+        tables.extend(now.into_iter().map(|table| (table.def.name.clone(), table)));
+        Ok(Self { tables, versions: self.versions.clone() })
+    }
 }
 
 impl Shard {
-    pub(super) fn new(name: ShardName, connection: &str, tables: BTreeMap<String, TableConfig>) -> Self {
+    pub(super) fn new(name: ShardName, connection: &str, tables: Declared) -> Self {
         Self {
             name,
             config: PostgresConfig::parse(connection),
@@ -74,7 +83,7 @@ impl Shard {
     }
 
     /// The declared tables.
-    pub(super) fn tables(&self) -> &BTreeMap<String, TableConfig> {
+    pub(super) fn tables(&self) -> &Declared {
         &self.tables
     }
 

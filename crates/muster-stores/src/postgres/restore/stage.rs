@@ -23,10 +23,10 @@ use muster_types::{Digest, RunId, SiteId, StoreId};
 use tokio::sync::mpsc;
 use tokio_postgres::{Client, CopyInSink, Error};
 
-use super::copy;
 use super::fence::{check_epoch, number};
 use super::owner::column_list;
 use super::shard::Shard;
+use super::{copy, recreate};
 use crate::postgres::schema::quote;
 use crate::postgres::system::DDL_LOCK;
 
@@ -129,10 +129,11 @@ async fn ensure_tables(
 
 async fn create_table(client: &Client, run: &RunId, def: &TableDef) -> Result<(), Error> {
     let (name, bare) = (table_name(run, def), bare_name(run, def));
-    let column = |column: &muster_types::table::ColumnDef| {
-        format!(", {} {}", quote(&column.name), column.declared_type)
-    };
-    let columns: String = def.stored_columns().map(column).collect();
+    let mut columns = String::new();
+    for column in def.stored_columns() {
+        let staged = recreate::staged_type(client, &column.declared_type).await?;
+        columns.push_str(&format!(", {} {staged}", quote(&column.name)));
+    }
     let literal = |text: &str| crate::postgres::schema::literal(text);
     let sql = format!(
         "BEGIN; SELECT pg_advisory_xact_lock({DDL_LOCK}); \

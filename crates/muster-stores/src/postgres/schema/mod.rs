@@ -1,6 +1,7 @@
 //! Reading table definitions from the catalog, the whole database at once.
 //!
 //! - [`read`]: every table as a [`LiveTable`]. [`live_tables`]: the portable definitions, for checking a topology.
+//! - [`around`], [`Phase`]: what beside the table comes back with it, and in which order.
 //! - [`quote`], [`literal`], [`qualified`]: identifiers and texts in SQL.
 //!
 //! # Invariants
@@ -9,15 +10,19 @@
 //!   session must have it, as [`connect`](super::connect) sees to.
 //! - Definitions do not change with partitions that come and go: the statements create a default partition instead.
 
+mod around;
 mod create;
 mod name;
+mod phase;
 mod query;
 mod table;
 
 use muster_types::table::TableDef;
 use tokio_postgres::GenericClient;
 
+pub use around::{Around, around};
 pub use name::{literal, qualified, quote, topology_name};
+pub use phase::Phase;
 pub use table::{
     Firing, Identity, LiveForeignKey, LiveKey, LiveTable, LiveTrigger, OwnedSequence, Partition,
     ReplicaIdentity,
@@ -31,7 +36,18 @@ use crate::capture::CaptureError;
 /// # Errors
 /// Those of the connection.
 pub async fn read(client: &impl GenericClient) -> Result<Vec<LiveTable>, tokio_postgres::Error> {
-    query::read(client).await
+    query::read(client, None).await
+}
+
+/// Those of the tables with these oids that are there.
+///
+/// # Errors
+/// Those of the connection.
+pub async fn read_some(
+    client: &impl GenericClient,
+    oids: &[u32],
+) -> Result<Vec<LiveTable>, tokio_postgres::Error> {
+    query::read(client, Some(oids)).await
 }
 
 /// Changes whenever a definition among the tables with these oids does, partitions' own included if they are named.

@@ -12,10 +12,19 @@ use super::table::{
     ReplicaIdentity,
 };
 
-/// The tables that count: `ours`, by oid.
-const OURS: &str = "WITH ours AS (SELECT c.*, n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-    WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' \
-    AND n.nspname NOT IN ('information_schema', 'muster')) ";
+/// The tables that count: `ours`, by oid; all, or those with these numbers.
+fn ours(only: Option<&[u32]>) -> String {
+    let only = only.map_or_else(String::new, |oids| {
+        // Of an empty list nothing would be left to write.
+        let list: Vec<String> = oids.iter().chain(&[0]).map(u32::to_string).collect();
+        format!(" AND c.oid IN ({})", list.join(", "))
+    });
+    format!(
+        "WITH ours AS (SELECT c.*, n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' \
+         AND n.nspname NOT IN ('information_schema', 'muster'){only}) "
+    )
+}
 
 /// Everything of one table that is found beside it.
 #[derive(Default)]
@@ -35,21 +44,25 @@ struct Found {
 
 type ByTable = HashMap<u32, Found>;
 
-/// Every table, by topology name.
-pub(super) async fn read(client: &impl GenericClient) -> Result<Vec<LiveTable>, Error> {
+/// Every table, by topology name; or those with these numbers, with their partitions.
+pub(super) async fn read(client: &impl GenericClient, only: Option<&[u32]>) -> Result<Vec<LiveTable>, Error> {
+    let ours = &match only {
+        Some(oids) => ours(Some(&with_partitions(client, oids).await?)),
+        None => ours(None),
+    };
     let mut found = ByTable::new();
-    columns(client, &mut found).await?;
-    equality(client, &mut found).await?;
-    keys(client, &mut found).await?;
-    constraints(client, &mut found).await?;
-    deferrable_others(client, &mut found).await?;
-    foreign_keys(client, &mut found).await?;
-    triggers(client, &mut found).await?;
-    rules(client, &mut found).await?;
-    partitions(client, &mut found).await?;
-    sequences(client, &mut found).await?;
+    columns(client, ours, &mut found).await?;
+    equality(client, ours, &mut found).await?;
+    keys(client, ours, &mut found).await?;
+    constraints(client, ours, &mut found).await?;
+    deferrable_others(client, ours, &mut found).await?;
+    foreign_keys(client, ours, &mut found).await?;
+    triggers(client, ours, &mut found).await?;
+    rules(client, ours, &mut found).await?;
+    partitions(client, ours, &mut found).await?;
+    sequences(client, ours, &mut found).await?;
     let sql = format!(
-        "{OURS} SELECT c.oid, c.nspname::text, c.relname::text, c.relkind = 'p', c.relpersistence = 'u', \
+        "{ours} SELECT c.oid, c.nspname::text, c.relname::text, c.relkind = 'p', c.relpersistence = 'u', \
          c.relrowsecurity, c.relreplident::text, {IDENTITY_INDEX}, \
          CASE c.relkind WHEN 'p' THEN pg_get_partkeydef(c.oid) END \
          FROM ours c WHERE NOT c.relispartition"
@@ -59,6 +72,12 @@ pub(super) async fn read(client: &impl GenericClient) -> Result<Vec<LiveTable>, 
         rows.iter().map(|row| table(row, found.remove(&row.get::<_, u32>(0)).unwrap_or_default())).collect();
     tables.sort_by(|one, other| one.def.name.cmp(&other.def.name));
     Ok(tables)
+}
+
+async fn with_partitions(client: &impl GenericClient, oids: &[u32]) -> Result<Vec<u32>, Error> {
+    let sql = "SELECT DISTINCT coalesce(t.relid::oid, o.oid) FROM unnest($1::oid[]) o(oid) \
+        LEFT JOIN LATERAL pg_partition_tree(o.oid) t ON true";
+    Ok(client.query(sql, &[&oids]).await?.iter().map(|row| row.get(0)).collect())
 }
 
 /// Name and columns of the index that is the replica identity of `c`, in one array; NULL when there is none.
@@ -130,9 +149,9 @@ fn portable(key: &LiveForeignKey) -> ForeignKey {
     }
 }
 
-async fn columns(client: &impl GenericClient, found: &mut ByTable) -> Result<(), Error> {
+async fn columns(client: &impl GenericClient, ours: &str, found: &mut ByTable) -> Result<(), Error> {
     let sql = format!(
-        "{OURS} SELECT c.oid, a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnotnull, \
+        "{ours} SELECT c.oid, a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnotnull, \
          pg_get_expr(d.adbin, d.adrelid), a.attgenerated <> '', a.attidentity::text, \
          CASE WHEN a.attcollation <> t.typcollation THEN \
          (SELECT quote_ident(n.nspname) || '.' || quote_ident(l.collname) FROM pg_collation l \
@@ -163,10 +182,10 @@ async fn columns(client: &impl GenericClient, found: &mut ByTable) -> Result<(),
     Ok(())
 }
 
-async fn equality(client: &impl GenericClient, found: &mut ByTable) -> Result<(), Error> {
+async fn equality(client: &impl GenericClient, ours: &str, found: &mut ByTable) -> Result<(), Error> {
     // Domains compare as what they are made of; the operator is that of the type's default B-tree order.
     let sql = format!(
-        "{OURS}, base AS (SELECT t.oid AS of, t.oid, t.typtype, t.typbasetype FROM pg_type t \
+        "{ours}, base AS (SELECT t.oid AS of, t.oid, t.typtype, t.typbasetype FROM pg_type t \
          UNION ALL SELECT b.of, t.oid, t.typtype, t.typbasetype FROM base b \
          JOIN pg_type t ON b.typtype = 'd' AND t.oid = b.typbasetype) \
          SELECT c.oid, a.attname::text, n.nspname::text, r.oprname::text \
@@ -186,10 +205,10 @@ async fn equality(client: &impl GenericClient, found: &mut ByTable) -> Result<()
     Ok(())
 }
 
-async fn keys(client: &impl GenericClient, found: &mut ByTable) -> Result<(), Error> {
+async fn keys(client: &impl GenericClient, ours: &str, found: &mut ByTable) -> Result<(), Error> {
     // A column number of 0 stands for an expression.
     let sql = format!(
-        "{OURS} SELECT c.oid, x.relname::text, i.indisprimary, i.indisunique, \
+        "{ours} SELECT c.oid, x.relname::text, i.indisprimary, i.indisunique, \
          ARRAY(SELECT a.attname::text FROM unnest(i.indkey[:i.indnkeyatts - 1]) WITH ORDINALITY k(attnum, place) \
          LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum AND k.attnum <> 0 \
          ORDER BY k.place), pg_get_expr(i.indpred, i.indrelid), \
@@ -218,9 +237,9 @@ async fn keys(client: &impl GenericClient, found: &mut ByTable) -> Result<(), Er
     Ok(())
 }
 
-async fn constraints(client: &impl GenericClient, found: &mut ByTable) -> Result<(), Error> {
+async fn constraints(client: &impl GenericClient, ours: &str, found: &mut ByTable) -> Result<(), Error> {
     let sql = format!(
-        "{OURS} SELECT c.oid, o.conname::text, pg_get_constraintdef(o.oid) FROM ours c \
+        "{ours} SELECT c.oid, o.conname::text, pg_get_constraintdef(o.oid) FROM ours c \
          JOIN pg_constraint o ON o.conrelid = c.oid \
          WHERE NOT c.relispartition AND o.contype IN ('p', 'u', 'x', 'c', 'f') AND o.conparentid = 0 \
          ORDER BY c.oid, o.contype <> 'p', o.conname"
@@ -231,7 +250,7 @@ async fn constraints(client: &impl GenericClient, found: &mut ByTable) -> Result
     Ok(())
 }
 
-async fn foreign_keys(client: &impl GenericClient, found: &mut ByTable) -> Result<(), Error> {
+async fn foreign_keys(client: &impl GenericClient, ours: &str, found: &mut ByTable) -> Result<(), Error> {
     let names = |relation: &str, numbers: &str| {
         format!(
             "ARRAY(SELECT a.attname::text FROM unnest(o.{numbers}) WITH ORDINALITY k(attnum, place) \
@@ -245,7 +264,7 @@ async fn foreign_keys(client: &impl GenericClient, found: &mut ByTable) -> Resul
         )
     };
     let sql = format!(
-        "{OURS} SELECT c.oid, o.conname::text, {here}, o.confrelid, n.nspname::text, p.relname::text, {there}, \
+        "{ours} SELECT c.oid, o.conname::text, {here}, o.confrelid, n.nspname::text, p.relname::text, {there}, \
          o.confmatchtype = 'f', o.condeferrable, o.confdeltype NOT IN ('a', 'r'), {across}, {within} \
          FROM ours c JOIN pg_constraint o ON o.conrelid = c.oid AND o.contype = 'f' \
          JOIN pg_class p ON p.oid = o.confrelid JOIN pg_namespace n ON n.oid = p.relnamespace \
@@ -277,9 +296,13 @@ async fn foreign_keys(client: &impl GenericClient, found: &mut ByTable) -> Resul
 /// The table that a relation's rows belong to.
 const ROOT: &str = "CASE WHEN c.relispartition THEN pg_partition_root(c.oid)::oid ELSE c.oid END";
 
-async fn deferrable_others(client: &impl GenericClient, found: &mut ByTable) -> Result<(), Error> {
+async fn deferrable_others(
+    client: &impl GenericClient,
+    ours: &str,
+    found: &mut ByTable,
+) -> Result<(), Error> {
     let sql = format!(
-        "{OURS} SELECT DISTINCT {ROOT}, o.conname::text FROM ours c JOIN pg_constraint o ON o.conrelid = c.oid \
+        "{ours} SELECT DISTINCT {ROOT}, o.conname::text FROM ours c JOIN pg_constraint o ON o.conrelid = c.oid \
          WHERE o.condeferrable AND (o.contype = 'x' OR (o.contype IN ('p', 'u') AND c.relispartition \
          AND o.conparentid = 0)) ORDER BY 1, 2"
     );
@@ -289,9 +312,9 @@ async fn deferrable_others(client: &impl GenericClient, found: &mut ByTable) -> 
     Ok(())
 }
 
-async fn triggers(client: &impl GenericClient, found: &mut ByTable) -> Result<(), Error> {
+async fn triggers(client: &impl GenericClient, ours: &str, found: &mut ByTable) -> Result<(), Error> {
     let sql = format!(
-        "{OURS} SELECT DISTINCT {ROOT}, g.tgname::text, g.tgenabled::text FROM ours c \
+        "{ours} SELECT DISTINCT {ROOT}, g.tgname::text, g.tgenabled::text FROM ours c \
          JOIN pg_trigger g ON g.tgrelid = c.oid WHERE NOT g.tgisinternal ORDER BY 1, 2, 3"
     );
     for row in client.query(&sql, &[]).await? {
@@ -301,9 +324,9 @@ async fn triggers(client: &impl GenericClient, found: &mut ByTable) -> Result<()
     Ok(())
 }
 
-async fn rules(client: &impl GenericClient, found: &mut ByTable) -> Result<(), Error> {
+async fn rules(client: &impl GenericClient, ours: &str, found: &mut ByTable) -> Result<(), Error> {
     let sql = format!(
-        "{OURS} SELECT DISTINCT {ROOT}, r.rulename::text, r.ev_enabled::text FROM ours c \
+        "{ours} SELECT DISTINCT {ROOT}, r.rulename::text, r.ev_enabled::text FROM ours c \
          JOIN pg_rewrite r ON r.ev_class = c.oid ORDER BY 1, 2, 3"
     );
     for row in client.query(&sql, &[]).await? {
@@ -313,9 +336,9 @@ async fn rules(client: &impl GenericClient, found: &mut ByTable) -> Result<(), E
     Ok(())
 }
 
-async fn partitions(client: &impl GenericClient, found: &mut ByTable) -> Result<(), Error> {
+async fn partitions(client: &impl GenericClient, ours: &str, found: &mut ByTable) -> Result<(), Error> {
     let sql = format!(
-        "{OURS} SELECT {ROOT}, c.oid, c.nspname::text, c.relname::text, c.relreplident::text, {IDENTITY_INDEX}, \
+        "{ours} SELECT {ROOT}, c.oid, c.nspname::text, c.relname::text, c.relreplident::text, {IDENTITY_INDEX}, \
          c.relpersistence = 'u' FROM ours c WHERE c.relispartition AND c.relkind = 'r' ORDER BY 1, 3, 4"
     );
     for row in client.query(&sql, &[]).await? {
@@ -330,9 +353,9 @@ async fn partitions(client: &impl GenericClient, found: &mut ByTable) -> Result<
     Ok(())
 }
 
-async fn sequences(client: &impl GenericClient, found: &mut ByTable) -> Result<(), Error> {
+async fn sequences(client: &impl GenericClient, ours: &str, found: &mut ByTable) -> Result<(), Error> {
     let sql = format!(
-        "{OURS} SELECT c.oid, n.nspname::text, s.relname::text, a.attname::text, d.deptype = 'i', q.seqincrement, \
+        "{ours} SELECT c.oid, n.nspname::text, s.relname::text, a.attname::text, d.deptype = 'i', q.seqincrement, \
          format('AS %s START %s INCREMENT %s MINVALUE %s MAXVALUE %s CACHE %s%s', format_type(q.seqtypid, NULL), \
          q.seqstart, q.seqincrement, q.seqmin, q.seqmax, q.seqcache, CASE WHEN q.seqcycle THEN ' CYCLE' ELSE '' END) \
          FROM ours c JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid \

@@ -36,7 +36,7 @@ pub(super) fn probed_rows(table: &str, owner: &Owner) -> Option<String> {
                 quote(column)
             )
         }
-        Owner::Reference => return None,
+        Owner::Site { .. } | Owner::Reference => return None,
     };
     Some(format!("SELECT p.site, count(*) FROM temp.probed p JOIN {join} GROUP BY p.site"))
 }

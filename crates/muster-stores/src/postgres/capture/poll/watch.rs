@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use muster_types::Kind;
 use muster_types::segment::{TableEvent, TableEventKind};
-use muster_types::topology::TableConfig;
+use muster_types::topology::Declared;
 
 use super::{Poll, Transaction};
 use crate::postgres::capture::ddl::Ddl;
@@ -17,7 +17,7 @@ pub(in crate::postgres::capture) struct Watch {
     /// Relations with rows of captured tables, before the poll or at its end.
     pub(in crate::postgres::capture) concerned: BTreeSet<u32>,
     /// Tables that may be captured once they are there.
-    pub(in crate::postgres::capture) declared: BTreeMap<String, TableConfig>,
+    pub(in crate::postgres::capture) declared: Declared,
     /// Whoever reads the log ends the poll before a DDL behind which the layout does not fit.
     pub(in crate::postgres::capture) judged: bool,
     /// The layout is not that of the live tables: what is looked up there is held against them by whoever does so.
@@ -65,7 +65,7 @@ impl Poll<'_> {
     fn concerns(&self, ddl: &Ddl) -> bool {
         ddl.failed.is_some()
             || ddl.relations().any(|oid| self.watch.concerned.contains(&oid))
-            || ddl.tables.iter().any(|table| self.watch.declared.contains_key(&table.topology_name()))
+            || ddl.tables.iter().any(|table| self.watch.declared.get(&table.topology_name()).is_some())
     }
 
     /// A captured table is gone with this transaction, which makes void what else it did to it.

@@ -190,7 +190,7 @@ impl PostgresSource {
     /// Whether the next transaction ends the layout, and whether that is sure.
     async fn judge_next(&mut self, layout: &Layout, poll: &Poll<'_>) -> Result<(bool, bool), CaptureError> {
         let reached = poll.reached().position;
-        let declared = |name: &str| self.declared.contains_key(name);
+        let declared = |name: &str| self.declared.get(name).is_some();
         let stream = self.stream.as_mut().ok_or_else(PostgresSource::session_lost)?;
         let ahead = stream.next_transaction().await?;
         if ahead.position.is_none_or(|position: Position| position <= reached) {
@@ -204,7 +204,7 @@ impl PostgresSource {
     }
 
     fn effect(&self, item: &Item, layout: &Layout, poll: &Poll<'_>) -> Effect {
-        effect_of(item, layout, &|name| self.declared.contains_key(name), poll)
+        effect_of(item, layout, &|name| self.declared.get(name).is_some(), poll)
     }
 }
 

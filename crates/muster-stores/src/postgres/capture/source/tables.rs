@@ -46,6 +46,9 @@ impl PostgresSource {
     fn gone_event(&self, layout: &Layout, name: &str, at: Timestamp) -> TableEvent {
         let (event, reason) = match layout.refused.get(name) {
             Some(reason) => (TableEventKind::Undeclared, format!("it cannot be captured any more: {reason}")),
+            None if layout.misnamed.contains_key(name) => {
+                (TableEventKind::Undeclared, format!("it is of no site any more: {}", layout.misnamed[name]))
+            }
             None if layout.undeclared.iter().any(|table| table == name) => {
                 (TableEventKind::Undeclared, "the topology does not declare it any more".to_owned())
             }
@@ -87,7 +90,10 @@ fn any_kind(layout: &Layout) -> Kind {
 pub(super) fn undeclared_event(layout: &Layout, name: &str, at: Timestamp) -> TableEvent {
     let reason = match layout.refused.get(name) {
         Some(reason) => format!("it cannot be captured: {reason}"),
-        None => "it is in the shard, and the topology does not declare it".to_owned(),
+        None => match layout.misnamed.get(name) {
+            Some(reason) => format!("it is of no site: {reason}"),
+            None => "it is in the shard, and the topology does not declare it".to_owned(),
+        },
     };
     let event = TableEventKind::Undeclared;
     TableEvent { table: name.to_owned(), kind: any_kind(layout), event, at, position: None, reason }

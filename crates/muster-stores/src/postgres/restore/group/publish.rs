@@ -47,6 +47,10 @@ pub(in super::super) async fn publish(
     if members.len() < 2 || !fit_together(members.iter().map(|member| &member.work)) {
         return None;
     }
+    // A table of one site's own may have to be made, or hold its rows though the moment had none of it.
+    if shard.tables().has_site_tables(&members.first()?.work.store.kind) {
+        return None;
+    }
     let mut answers: Vec<Option<Result<Published, DriverError>>> = members.iter().map(|_| None).collect();
     for round in 1..=ROUNDS_MAX {
         let open: Vec<usize> = (0..members.len()).filter(|&index| answers[index].is_none()).collect();
@@ -177,7 +181,7 @@ impl Transaction<'_> {
             let faults: Vec<_> = faults.into_iter().filter(|(index, _)| new.contains(index)).collect();
             none_of(faults)?;
             let catalog = live::hold(shard, client, self.first, lock_wait(self.bound)).await?;
-            let tables = kind_tables(shard, &catalog, &self.first.store.kind, &self.first.tables);
+            let tables = kind_tables(shard, &catalog, &self.first.store.kind, &self.first.tables, None);
             let here = self.prepared(members, &new, &catalog, &tables).await?;
             for (index, published) in self.make_live(&here, &catalog, &tables, since).await? {
                 records[index] = Some(published);
