@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use muster_demo::Role;
 use muster_engine::{Cancel, Engine, Event, Events, Options, RunSummary};
 use muster_repo::{Creation, ObjectEntry, Objects, RepoError, Repository, S3Config, S3Objects};
 use muster_services::Minio;
-use muster_tests::{Incident, Size, World, seed};
+use muster_tests::{Incident, Size, World, seed, until};
 use muster_types::plan::{Plan, StepKey};
 use muster_types::report::RunStatus;
 use muster_types::topology::Topology;
@@ -146,6 +147,53 @@ fn plant(world: &World, victim: &str, neighbour: &str) {
          ALTER TABLE muster.published ENABLE ALWAYS TRIGGER planted"
     );
     shard_of(world, Role::Core, victim).batch_execute(&sql).unwrap();
+}
+
+/// `kill -9` of the engine as soon as something is published, and of the next one later: each group is there whole or
+/// not at all, and what is there is not published again.
+#[test]
+fn an_engine_that_is_killed_among_groups_is_followed_by_another() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    const VICTIMS: usize = 30;
+    let (mut world, incident) = planned(Size { sites: 50, rows_per_site: 80 }, VICTIMS, seed(11));
+    let stores = plan_of(&world).shards.values().map(|shard| shard.stores).sum::<u64>();
+    let mut shards: Vec<Client> = world
+        .fleet
+        .shards
+        .iter()
+        .map(|shard| Client::connect(&shard.database.as_ref().unwrap().connection, NoTls).unwrap())
+        .collect();
+    let mut command: &[&str] = &["apply", "plan.json", "--run", "first"];
+    for moment in [1, stores / 2] {
+        let mut engine = world.command(command).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        until("the engine to publish, or its end", || {
+            published(&mut shards) >= moment || engine.try_wait().unwrap().is_some()
+        });
+        engine.kill().unwrap();
+        engine.wait().unwrap();
+        command = &["resume", "first"];
+    }
+    let killed_at = published(&mut shards);
+    assert!(killed_at >= 1, "killed before anything was published");
+    world.muster(&["resume", "first"]).ok().says(&["30 sites restored, 0 not"]);
+    assert_eq!(published(&mut shards), stores);
+    world.stop_following();
+    let verdict = incident.judge(&world, "first");
+    assert!(verdict.holds(), "seed {}:\n{verdict}", world.seed);
+    assert_eq!(verdict.victims_equal, VICTIMS, "{verdict}");
+}
+
+/// Stores that the shards say were published.
+fn published(shards: &mut [Client]) -> u64 {
+    let count = |shard: &mut Client| {
+        let there = shard.query_one("SELECT to_regclass('muster.published') IS NOT NULL", &[]).unwrap();
+        if !there.get::<_, bool>(0) {
+            return 0;
+        }
+        let row = shard.query_one("SELECT count(*) FROM muster.published", &[]).unwrap();
+        row.get::<_, i64>(0).unsigned_abs()
+    };
+    shards.iter_mut().map(count).sum()
 }
 
 /// A repository that counts reads by key.

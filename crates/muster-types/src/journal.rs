@@ -218,7 +218,7 @@ pub struct Published {
     pub replaced: u64,
     /// First and last position of its changes in the shard's history; none if it changed nothing.
     pub positions: Option<(Position, Position)>,
-    /// How long it held the shard's write lock, in microseconds.
+    /// How long it held the shard's write lock, in microseconds; published in a group, how long that did.
     pub blocked_micros: u64,
     /// When it committed.
     pub at: Timestamp,

@@ -9,6 +9,7 @@
 
 mod publish;
 mod stage;
+mod stream;
 
 use muster_engine::driver::{DriverError, StoreWork};
 

@@ -10,11 +10,8 @@
 //! - A store with a fault of its own is left out, and the others are published without it.
 
 use std::collections::BTreeMap;
-use std::future::Future;
-use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use futures::FutureExt;
 use muster_engine::driver::{DriverError, PublishWork, StoreWork};
 use muster_types::journal::Published;
 use muster_types::{Position, SiteId, Timestamp};
@@ -32,6 +29,7 @@ use super::super::shard::{Catalog, Session, Shard};
 use super::super::stage::{ATTEMPT, StagedRows, existing_all, lost, table_name};
 use super::super::{copy, references, sequences};
 use super::stage::nothing;
+use super::stream::{Answer, Sent, in_one_stream};
 use super::{all, fit_together};
 use crate::postgres::system::MARK_PREFIX;
 
@@ -141,7 +139,7 @@ struct Transaction<'a> {
 }
 
 /// A store that is published now, with the attempt whose rows count.
-struct Member<'a> {
+pub(super) struct Member<'a> {
     /// Its place among the answers.
     index: usize,
     member: &'a PublishWork,
@@ -295,26 +293,28 @@ impl Transaction<'_> {
         if let Some(bound) = self.bound.filter(|bound| since.elapsed() > *bound) {
             return Err(self.too_long(bound).into());
         }
-        let blocked_micros = micros(since.elapsed());
+        Ok(self.record(here, rows, micros(since.elapsed())).await?)
+    }
+
+    /// Writes the records, last of all.
+    async fn record(
+        &self,
+        here: &[Member<'_>],
+        rows: Vec<u64>,
+        blocked_micros: u64,
+    ) -> Result<Vec<(usize, Published)>, DriverError> {
         let at = Timestamp::from_micros(0);
-        let record = |rows: u64| Published {
-            rows,
-            replaced: 0,
-            positions: (rows > 0).then_some((Position(0), Position(0))),
-            blocked_micros,
-            at,
-        };
-        let mut published: Vec<Published> = rows.into_iter().map(record).collect();
-        let noted: Vec<(&StoreWork, Published)> =
-            here.iter().map(|member| &member.member.work).zip(published.iter().cloned()).collect();
-        let (position, at) =
-            insert_records(client, &noted).await.map_err(|error| self.failed("write its records", &error))?;
+        let record = |rows| Published { rows, replaced: 0, positions: None, blocked_micros, at };
+        let works = here.iter().map(|member| &member.member.work);
+        let records: Vec<(&StoreWork, Published)> = works.zip(rows.into_iter().map(record)).collect();
+        let noted = insert_records(self.client, &records).await;
+        let (position, at) = noted.map_err(|error| self.failed("write its records", &error))?;
         let position = Position(position.into());
-        for published in &mut published {
-            published.at = at;
-            published.positions = published.positions.map(|_| (position, position));
-        }
-        Ok(here.iter().map(|member| member.index).zip(published).collect())
+        let told = |(member, (_, published)): (&Member<'_>, (&StoreWork, Published))| {
+            let positions = (published.rows > 0).then_some((position, position));
+            (member.index, Published { at, positions, ..published })
+        };
+        Ok(here.iter().zip(records).map(told).collect())
     }
 
     /// Marks and inserts store by store; the rows inserted of each.
@@ -524,36 +524,4 @@ fn hint_privilege(failed: &mut DriverError, error: &Error) {
 
 fn none_of(faults: Vec<(usize, DriverError)>) -> Result<(), Undone> {
     if faults.is_empty() { Ok(()) } else { Err(Undone::Faults(faults)) }
-}
-
-/// A statement of one store that is to be sent; its answer is the rows that it inserted.
-struct Sent<'a> {
-    member: &'a Member<'a>,
-    table: Option<&'a KindTable<'a>>,
-    answer: Pin<Box<dyn Future<Output = Result<u64, Error>> + Send + 'a>>,
-}
-
-/// What became of one.
-struct Answer<'a> {
-    member: &'a Member<'a>,
-    table: Option<&'a KindTable<'a>>,
-    answer: Result<u64, Error>,
-}
-
-/// Sends all in their order without waiting in between: a statement is sent when it is first polled, and the server works
-/// on them in the order in which they come.
-async fn in_one_stream(mut statements: Vec<Sent<'_>>) -> Vec<Answer<'_>> {
-    let mut early: Vec<Option<Result<u64, Error>>> = Vec::with_capacity(statements.len());
-    for sent in &mut statements {
-        early.push((&mut sent.answer).now_or_never());
-    }
-    let mut answers = Vec::with_capacity(statements.len());
-    for (sent, early) in statements.into_iter().zip(early) {
-        let answer = match early {
-            Some(answer) => answer,
-            None => sent.answer.await,
-        };
-        answers.push(Answer { member: sent.member, table: sent.table, answer });
-    }
-    answers
 }
