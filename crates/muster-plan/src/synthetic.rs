@@ -80,7 +80,12 @@ pub fn topology(fleet: Fleet) -> Result<Topology, IdError> {
         for (table, parent) in *owned {
             tables.insert(
                 (*table).to_owned(),
-                TableConfig { kind: kind.clone(), owner: owner(parent), migrations: vec![] },
+                TableConfig {
+                    kind: kind.clone(),
+                    owner: owner(parent),
+                    migrations: vec![],
+                    harmless_triggers: vec![],
+                },
             );
         }
     }

@@ -42,8 +42,14 @@ pub fn declared() -> BTreeMap<String, TableConfig> {
     let tenant = Owner::Tenant { column: "site".into() };
     let parent = Owner::Parent { column: "issue".into(), table: "issues".into(), key: "id".into() };
     BTreeMap::from([
-        ("issues".to_owned(), TableConfig { kind: kind.clone(), owner: tenant, migrations: vec![] }),
-        ("comments".to_owned(), TableConfig { kind, owner: parent, migrations: vec![] }),
+        (
+            "issues".to_owned(),
+            TableConfig { kind: kind.clone(), owner: tenant, migrations: vec![], harmless_triggers: vec![] },
+        ),
+        (
+            "comments".to_owned(),
+            TableConfig { kind, owner: parent, migrations: vec![], harmless_triggers: vec![] },
+        ),
     ])
 }
 

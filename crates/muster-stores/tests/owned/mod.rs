@@ -22,5 +22,5 @@ pub fn config(own: &Own) -> TableConfig {
         }
         Own::R => Owner::Reference,
     };
-    TableConfig { kind: "metadata".parse().unwrap(), owner, migrations: vec![] }
+    TableConfig { kind: "metadata".parse().unwrap(), owner, migrations: vec![], harmless_triggers: vec![] }
 }

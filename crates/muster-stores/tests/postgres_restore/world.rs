@@ -84,7 +84,15 @@ impl World {
         let database = Database::on(server, sql).await;
         let kind: Kind = "product:jira".parse().unwrap();
         let config = |(name, owner): &(&str, Owner)| {
-            ((*name).to_owned(), TableConfig { kind: kind.clone(), owner: owner.clone(), migrations: vec![] })
+            (
+                (*name).to_owned(),
+                TableConfig {
+                    kind: kind.clone(),
+                    owner: owner.clone(),
+                    migrations: vec![],
+                    harmless_triggers: vec![],
+                },
+            )
         };
         let shard = ShardName::new("db-1").unwrap();
         let declared: BTreeMap<String, TableConfig> = tables.iter().map(config).collect();

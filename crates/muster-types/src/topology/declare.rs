@@ -35,6 +35,7 @@ pub(super) struct TableEntry {
     pub(super) kind: At<Kind>,
     pub(super) owner: Owner,
     pub(super) migrations: Vec<Migration>,
+    pub(super) harmless_triggers: Vec<String>,
 }
 
 /// `[tables."SCHEMA_{site}.X"]`
@@ -42,6 +43,7 @@ pub(super) struct SiteTableEntry {
     pub(super) pattern: At<TablePattern>,
     pub(super) kind: At<Kind>,
     pub(super) migrations: Vec<Migration>,
+    pub(super) harmless_triggers: Vec<String>,
 }
 
 /// Stores of a shard staged at once. Staging is reading and a file of its own; two keep both sides busy.
@@ -235,18 +237,23 @@ pub(super) fn tables(
             parsed.ok().map(|value| At { value, at: text.at })
         });
         let migrations = migrations(findings, &mut section);
+        let harmless = section.texts(findings, "harmless_triggers").map(|found| found.value);
+        let harmless_triggers: Vec<String> =
+            harmless.unwrap_or_default().into_iter().map(|name| name.value).collect();
         if let Some(pattern) = TablePattern::parse(&name) {
             let pattern = site_table(findings, &mut section, &name, pattern);
             section.close(findings);
             if let (Some(kind), Some(value)) = (kind, pattern) {
-                of_sites.push(SiteTableEntry { pattern: At { value, at }, kind, migrations });
+                let pattern = At { value, at };
+                of_sites.push(SiteTableEntry { pattern, kind, migrations, harmless_triggers });
             }
             continue;
         }
         let owner = owner(findings, &mut section, &name);
         section.close(findings);
         if let (Some(kind), Some(owner)) = (kind, owner) {
-            entries.push(TableEntry { name: At { value: name, at }, kind, owner, migrations });
+            let name = At { value: name, at };
+            entries.push(TableEntry { name, kind, owner, migrations, harmless_triggers });
         }
     }
     (entries, of_sites)

@@ -251,4 +251,6 @@ pub struct TableConfig {
     pub owner: Owner,
     /// What brings rows of older definitions into today's shape, in the order in which they apply.
     pub migrations: Vec<Migration>,
+    /// Triggers and rules that may act on Muster's own writes: they change no row of any table.
+    pub harmless_triggers: Vec<String>,
 }

@@ -158,13 +158,14 @@ impl Draft {
             return Err(TopologyErrors(findings.into_errors()));
         }
         let table = |entry: TableEntry| {
-            let (kind, migrations) = (entry.kind.value, entry.migrations);
-            (entry.name.value, TableConfig { kind, owner: entry.owner, migrations })
+            let TableEntry { name, kind, owner, migrations, harmless_triggers } = entry;
+            (name.value, TableConfig { kind: kind.value, owner, migrations, harmless_triggers })
         };
         let site_table = |entry: SiteTableEntry| SiteTable {
             pattern: entry.pattern.value,
             kind: entry.kind.value,
             migrations: entry.migrations,
+            harmless_triggers: entry.harmless_triggers,
         };
         Ok(Topology {
             digest: Digest::of(text.as_bytes()),

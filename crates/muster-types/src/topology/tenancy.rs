@@ -95,6 +95,8 @@ pub struct SiteTable {
     pub kind: Kind,
     /// As [`TableConfig::migrations`].
     pub migrations: Vec<Migration>,
+    /// As [`TableConfig::harmless_triggers`].
+    pub harmless_triggers: Vec<String>,
 }
 
 /// The tables that are declared for one shard, by their live names.
@@ -127,7 +129,8 @@ impl Declared {
             Named::Site(site) => {
                 let owner = Owner::Site { site };
                 let (kind, migrations) = (table.kind.clone(), table.migrations.clone());
-                Some(Cow::Owned(TableConfig { kind, owner, migrations }))
+                let harmless_triggers = table.harmless_triggers.clone();
+                Some(Cow::Owned(TableConfig { kind, owner, migrations, harmless_triggers }))
             }
             Named::NoSite(_) => None,
         })

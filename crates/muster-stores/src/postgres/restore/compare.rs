@@ -1,13 +1,14 @@
 //! Live definitions beside those at the recovery point: what restored rows meet.
 
 use muster_types::table::{CapturedTable, ColumnDef, TableDef};
+use muster_types::topology::Declared;
 
 use super::recreate;
 use crate::comparison::Comparison;
 use crate::postgres::schema::LiveTable;
 
-/// Compares one table.
-pub(super) fn compare(captured: &CapturedTable, now: Option<&LiveTable>) -> Comparison {
+/// Compares one table, as `declared`.
+pub(super) fn compare(declared: &Declared, captured: &CapturedTable, now: Option<&LiveTable>) -> Comparison {
     let then = &captured.def;
     let table = &then.name;
     let Some(now) = now else { return recreate::comparison(captured) };
@@ -22,7 +23,8 @@ pub(super) fn compare(captured: &CapturedTable, now: Option<&LiveTable>) -> Comp
     }
     found.column_obstacles = found.obstacles.len();
     found.keys(then, &now.def);
-    found.obstacles.extend(acting_triggers(now));
+    let harmless = declared.get(table).map(|config| config.harmless_triggers.clone()).unwrap_or_default();
+    found.obstacles.extend(acting_triggers(now, &harmless));
     // Checked by triggers of the server that do not fire in a publish.
     found.obstacles.extend(now.deferrable_others.iter().map(|name| {
         format!(
@@ -70,13 +72,14 @@ fn added_column(table: &str, column: &ColumnDef, now: &LiveTable, found: &mut Co
     found.added.push(column.clone());
 }
 
-/// Triggers and rules that would act on Muster's own writes.
-fn acting_triggers(now: &LiveTable) -> impl Iterator<Item = String> {
+/// Triggers and rules that would act on Muster's own writes, and are not declared to be harmless.
+fn acting_triggers(now: &LiveTable, harmless: &[String]) -> impl Iterator<Item = String> {
     let acts = |what: &'static str| {
         move |name: &str| {
             format!(
                 "table `{}`: {what} `{name}` is enabled as ALWAYS or REPLICA and would act on restored rows; enable it \
-                 as an ordinary one (ALTER TABLE {} ENABLE {} \"{name}\")",
+                 as an ordinary one (ALTER TABLE {} ENABLE {} \"{name}\"), or, if it changes no row of any table, name it in \
+                 `harmless_triggers` of the table's section in the topology",
                 now.def.name,
                 now.qualified(),
                 what.to_uppercase(),
@@ -84,7 +87,8 @@ fn acting_triggers(now: &LiveTable) -> impl Iterator<Item = String> {
         }
     };
     let acting = |list: &[crate::postgres::schema::LiveTrigger]| {
-        list.iter().filter(|one| one.firing.in_replica_role()).map(|one| one.name.clone()).collect::<Vec<_>>()
+        let acts = list.iter().filter(|one| one.firing.in_replica_role());
+        acts.map(|one| one.name.clone()).filter(|name| !harmless.contains(name)).collect::<Vec<_>>()
     };
     let triggers = acting(&now.triggers).into_iter().map(move |name| acts("trigger")(&name));
     let rules = acting(&now.rules).into_iter().map(move |name| acts("rule")(&name));

@@ -34,7 +34,7 @@ pub(super) async fn fitness(shard: &Shard) -> Result<Fitness, DriverError> {
         let Some(config) = shard.tables().get(name) else { continue };
         let (kind, owner, def) = (config.kind.clone(), config.owner.clone(), live.def.clone());
         let table = CapturedTable { kind, owner, def };
-        found.problems.extend(compare(&table, Some(live)).obstacles);
+        found.problems.extend(compare(shard.tables(), &table, Some(live)).obstacles);
         kinds.entry(table.kind.clone()).or_default().push(table);
     }
     for (kind, tables) in &kinds {

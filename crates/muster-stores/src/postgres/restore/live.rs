@@ -198,8 +198,10 @@ fn oids_of(tables: &[KindTable<'_>]) -> Vec<u32> {
 
 /// Fails where restored rows do not fit, or where the definitions are not those of the plan.
 pub(super) fn check(shard: &Shard, catalog: &Catalog, work: &StoreWork) -> Result<(), DriverError> {
-    let compared =
-        work.tables.iter().map(|table| (&table.def, compare(table, catalog.tables.get(&table.def.name))));
+    let compared = work
+        .tables
+        .iter()
+        .map(|table| (&table.def, compare(shard.tables(), table, catalog.tables.get(&table.def.name))));
     let compared: Vec<_> = compared.collect();
     let obstacles: Vec<&str> =
         compared.iter().flat_map(|(_, found)| found.obstacles.iter().map(String::as_str)).collect();

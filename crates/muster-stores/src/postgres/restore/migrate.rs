@@ -221,7 +221,7 @@ impl Table<'_> {
     /// The rows fit the live table, as restored rows that need no migration do.
     fn check(&self, def: &TableDef, now: &LiveTable) -> Result<(), DriverError> {
         let migrated = CapturedTable { def: def.clone(), ..self.captured.clone() };
-        let found = compare(&migrated, Some(now));
+        let found = compare(self.shard.tables(), &migrated, Some(now));
         if found.obstacles.is_empty() {
             return Ok(());
         }

@@ -43,7 +43,7 @@ pub(super) async fn probe(shard: &Shard, stores: &[StoreProbe]) -> Result<Vec<Li
         let own = own(shard, &session, &catalog, probe).await.map_err(failed)?;
         let differences = |table: &muster_types::table::CapturedTable| {
             let now = catalog.tables.get(&table.def.name);
-            let mut found = compare(table, now);
+            let mut found = compare(shard.tables(), table, now);
             migrate::foresee(shard, &table.def, now, &mut found);
             found.texts()
         };

@@ -239,7 +239,15 @@ pub(super) fn config() -> BTreeMap<String, TableConfig> {
         .into_iter()
         .chain([reference])
         .map(|(name, kind, owner)| {
-            (name.to_owned(), TableConfig { kind: kind.parse().unwrap(), owner, migrations: vec![] })
+            (
+                name.to_owned(),
+                TableConfig {
+                    kind: kind.parse().unwrap(),
+                    owner,
+                    migrations: vec![],
+                    harmless_triggers: vec![],
+                },
+            )
         })
         .collect()
 }
