@@ -11,7 +11,7 @@ help:
 	@echo "make services       PostgreSQL and MinIO on loopback, their data in .services"
 	@echo "make services-down  stops them"
 	@echo "make lint    formatting, lints and docs only"
-	@echo "make bench   restore and read rates as ratios to their physical limits"
+	@echo "make bench   rates as ratios to limits and to the usual ways, on SQLite, PostgreSQL and MinIO; 15 minutes"
 	@echo "make deny    licences and sources of all dependencies (installs cargo-deny if it is missing)"
 
 check-tools:

@@ -5,7 +5,12 @@
 //! | [`restore`] | rows restored per second, to raw SQLite bulk insertion of the same rows |
 //! | [`reads`] | bytes read through the repository per second, to plain ranged GETs |
 //! | [`plan`] | a fleet of 100,000 sites planned: seconds and memory |
-//! | [`world`] | the fleet, its repository and its plans that the first two measure on |
+//! | [`postgres_restore`] | rows restored into PostgreSQL per second, to raw `COPY` of the same rows |
+//! | [`postgres_capture`] | what capture costs a PostgreSQL shard, and how far its log is behind |
+//! | [`minio_reads`] | bytes read from MinIO per second, to ranged GETs by `curl` |
+//! | [`incumbent`] | some sites of a shard brought back, to pgBackRest and `COPY` |
+//! | [`world`] | the fleet of SQLite shards, its repository and its plans, for `restore` and `reads` |
+//! | [`shard`] | the PostgreSQL shard of the others |
 //! | [`measure`] | rounds, medians, tables |
 //!
 //! # Invariants
@@ -14,16 +19,23 @@
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it measured")]
 
+mod incumbent;
 mod measure;
+mod minio_reads;
 mod plan;
+mod postgres_capture;
+mod postgres_restore;
 mod reads;
 mod restore;
+mod shard;
 mod world;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
+use muster_services::PgBackRest;
 
 /// Measures Muster against the limits of this machine.
 #[derive(Debug, Parser)]
@@ -31,15 +43,15 @@ pub(crate) struct Args {
     /// What to measure; everything if none is named.
     benches: Vec<Bench>,
     /// Rounds of each side, interleaved; the tables show medians.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Sites in the fleet of `restore` and `reads`.
+    /// Sites, in all but `plan` and `incumbent`.
     #[arg(long, default_value_t = 300)]
     sites: usize,
-    /// Rows of a site in that fleet, on average.
+    /// Rows of a site, on average; in all but `plan`.
     #[arg(long, default_value_t = 3000)]
     rows_per_site: usize,
-    /// Sites that are deleted and restored.
+    /// Sites that are deleted and restored, or read by themselves; in all but `plan` and `incumbent`.
     #[arg(long, default_value_t = 100)]
     victims: usize,
     /// Seed of the fleet.
@@ -48,9 +60,40 @@ pub(crate) struct Args {
     /// Sites in the fleet of `plan`.
     #[arg(long, default_value_t = 100_000)]
     planned_sites: u32,
-    /// Where files go, on the disk to be measured; a folder in it is made, and removed at the end.
+    /// Sites of each shard of `incumbent`, where all sites have the same size.
+    #[arg(long, value_delimiter = ',', default_values_t = [70, 250, 1000])]
+    shard_sites: Vec<usize>,
+    /// Sites that are deleted and restored in `incumbent`.
+    #[arg(long, default_value_t = 30)]
+    shard_victims: usize,
+    /// Connections that write to a PostgreSQL shard.
+    #[arg(long, default_value_t = 4)]
+    connections: usize,
+    /// Seconds of writing in a round of `postgres-capture`.
+    #[arg(long, default_value_t = 10)]
+    round_seconds: u64,
+    /// Transactions a second while `postgres-capture` measures the lag.
+    #[arg(long, default_value_t = 200.0)]
+    commits_per_second: f64,
+    /// Follows the shard whose topology lies in a folder: a process of `postgres-capture`.
+    #[arg(long, hide = true)]
+    follow: Option<PathBuf>,
+    /// Where files go, on the disk to be measured; a folder in it is made, and removed at the
+    /// end. PostgreSQL and MinIO have theirs in temporary folders: TMPDIR.
     #[arg(long, default_value = "target")]
     dir: PathBuf,
+}
+
+impl Args {
+    /// Of the PostgreSQL shard.
+    fn size(&self) -> shard::Size {
+        shard::Size { sites: self.sites, rows_per_site: self.rows_per_site }
+    }
+
+    /// Writing of one round.
+    fn round(&self) -> Duration {
+        Duration::from_secs(self.round_seconds)
+    }
 }
 
 /// A benchmark.
@@ -62,11 +105,22 @@ enum Bench {
     Reads,
     /// Planning of a large fleet.
     Plan,
+    /// Rows restored into PostgreSQL per second.
+    PostgresRestore,
+    /// Cost of capture on a PostgreSQL shard, and lag of its log.
+    PostgresCapture,
+    /// Bytes read from MinIO per second.
+    MinioReads,
+    /// Sites of one shard brought back, to pgBackRest.
+    Incumbent,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let args = Args::parse();
+    if let Some(folder) = &args.follow {
+        return shard::follow::run(folder).await;
+    }
     let wanted = |bench| args.benches.is_empty() || args.benches.contains(&bench);
     if wanted(Bench::Plan) {
         plan::run(args.planned_sites, args.benches == [Bench::Plan])?;
@@ -82,6 +136,20 @@ async fn main() -> Result<()> {
             restore::run(&world, args.rounds).await?;
         }
         world.close().await;
+    }
+    if wanted(Bench::MinioReads) {
+        minio_reads::run(&args).await?;
+    }
+    if wanted(Bench::PostgresRestore) {
+        postgres_restore::run(&args).await?;
+    }
+    if wanted(Bench::PostgresCapture) {
+        postgres_capture::run(&args).await?;
+    }
+    if args.benches.is_empty() && !PgBackRest::is_installed() {
+        println!("\n`incumbent` is left out: pgBackRest is missing (Debian: apt-get install pgbackrest)");
+    } else if wanted(Bench::Incumbent) {
+        incumbent::run(&args).await?;
     }
     Ok(())
 }

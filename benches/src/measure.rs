@@ -78,6 +78,11 @@ impl Rounds {
         Self(self.0.iter().zip(&those.0).map(|(this, that)| this / that).collect())
     }
 
+    /// Another figure of each round.
+    pub(crate) fn map(&self, figure: impl Fn(f64) -> f64) -> Self {
+        Self(self.0.iter().map(|&x| figure(x)).collect())
+    }
+
     /// `median (min–max)`.
     pub(crate) fn show(&self, figure: impl Fn(f64) -> String) -> String {
         let (low, high) =

@@ -16,9 +16,9 @@ use muster_types::snapshot::{Chunk, ObjectInfo};
 use crate::measure::{Rounds, Stopwatch, count, ratio, table};
 use crate::world::World;
 
-const RANGE_BYTES: u64 = 8 * 1024 * 1024;
+pub(crate) const RANGE_BYTES: u64 = 8 * 1024 * 1024;
 /// A round repeats its reads for so long, so that it outlasts a hiccup.
-const ROUND: Duration = Duration::from_secs(2);
+pub(crate) const ROUND: Duration = Duration::from_secs(2);
 /// Stores read at once, as the stage slots of a run.
 const STORES_AT_ONCE: usize = 16;
 /// Memory of one fold.
@@ -115,9 +115,9 @@ async fn round(objects: &Arc<dyn Objects>, how: How, plan: &Plan) -> Result<(f64
     Ok((megabytes / lap.wall.as_secs_f64(), lap.cpu_seconds * 1e3 / megabytes, pass))
 }
 
-type Range<'p> = (&'p str, u64, u64);
+pub(crate) type Range<'p> = (&'p str, u64, u64);
 
-fn long_ranges(plan: &Plan) -> Vec<Range<'_>> {
+pub(crate) fn long_ranges(plan: &Plan) -> Vec<Range<'_>> {
     let ranges = |object: &ObjectInfo| {
         let bytes = object.bytes;
         (0..bytes.div_ceil(RANGE_BYTES))
@@ -130,7 +130,7 @@ fn long_ranges(plan: &Plan) -> Vec<Range<'_>> {
     all.collect()
 }
 
-fn chunk_ranges(plan: &Plan) -> Vec<Range<'_>> {
+pub(crate) fn chunk_ranges(plan: &Plan) -> Vec<Range<'_>> {
     let all = stores(plan).flat_map(|store| &store.tables).flat_map(chunks);
     all.map(|(object, chunk)| (plan.objects[object as usize].key.as_str(), chunk.offset, chunk.bytes))
         .collect()
@@ -148,7 +148,7 @@ async fn plain(objects: &Arc<dyn Objects>, ranges: &[Range<'_>]) -> Result<(u64,
     Ok((bytes, bytes, ranges.len() as u64))
 }
 
-async fn coalesced(objects: &Arc<dyn Objects>, plan: &Plan) -> Result<(u64, u64, u64)> {
+pub(crate) async fn coalesced(objects: &Arc<dyn Objects>, plan: &Plan) -> Result<(u64, u64, u64)> {
     let reader = RangeReader::new(Arc::clone(objects), wanted(plan), RangeLimits::default());
     let reads = stores(plan).map(|store| read_chunks(&reader, plan, store));
     let bytes: Vec<u64> = stream::iter(reads).buffer_unordered(STORES_AT_ONCE).try_collect().await?;

@@ -150,7 +150,7 @@ async fn repository(server: &RunningServer) -> Result<Repository> {
     Ok(Repository::create(Arc::new(objects), now()).await?)
 }
 
-async fn capture(repository: &Repository, topology: &Topology) -> Result<()> {
+pub(crate) async fn capture(repository: &Repository, topology: &Topology) -> Result<()> {
     let outcomes = CaptureRunner::new(repository, topology, CaptureOptions::of(topology)).once().await;
     for outcome in outcomes {
         outcome.result?;
@@ -214,7 +214,7 @@ fn copy_shards(from: &Path, to: &Path) -> Result<()> {
     Ok(File::open(to)?.sync_all()?)
 }
 
-async fn make_plan(
+pub(crate) async fn make_plan(
     repository: &Repository,
     topology: &Topology,
     sites: &[SiteId],

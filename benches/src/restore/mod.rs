@@ -5,8 +5,11 @@ mod peer;
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
-use muster_engine::{Cancel, Engine, Events, Options, load_report};
+use muster_engine::{Cancel, Drivers, Engine, Events, Options, load_report};
+use muster_repo::Repository;
+use muster_types::plan::Plan;
 use muster_types::report::{Report, StepTimes};
+use muster_types::topology::Topology;
 use muster_types::{RunId, Timestamp};
 
 use self::peer::{Payload, Threads};
@@ -21,13 +24,35 @@ const PEERS: [(&str, Keeping, Threads); 3] = [
 ];
 
 /// One round's restore.
-struct Restored {
+pub(crate) struct Restored {
     /// Until the last store was live.
-    published_seconds: f64,
+    pub(crate) published_seconds: f64,
     /// Until the last site was handed back.
-    whole: Lap,
+    pub(crate) whole: Lap,
+    /// Rows that were published.
+    pub(crate) rows: u64,
     /// Summed over stores and sites, by kind of step.
-    steps: BTreeMap<&'static str, f64>,
+    pub(crate) steps: BTreeMap<&'static str, f64>,
+}
+
+/// Sums of steps, a round each.
+#[derive(Default)]
+pub(crate) struct Steps(BTreeMap<&'static str, Rounds>);
+
+impl Steps {
+    pub(crate) fn push(&mut self, sums: BTreeMap<&'static str, f64>) {
+        for (step, sum) in sums {
+            self.0.entry(step).or_default().push(sum);
+        }
+    }
+
+    pub(crate) fn print(&self, rows: f64) {
+        let mut shown = table(&["steps of a restore", "summed time", "µs/row"]);
+        for (step, sum) in &self.0 {
+            shown.add_row([(*step).to_owned(), sum.show(seconds), ratio(sum.median() / rows * 1e6)]);
+        }
+        println!("\n{shown}");
+    }
 }
 
 /// Runs the rounds and prints the tables.
@@ -36,7 +61,7 @@ pub(crate) async fn run(world: &World, rounds: usize) -> Result<()> {
     let rows = payload.rows() as f64;
     let mut peers: Vec<(Rounds, Rounds)> = vec![Default::default(); PEERS.len()];
     let (mut published, mut handed_back, mut cpu) = (Rounds::default(), Rounds::default(), Rounds::default());
-    let mut steps: BTreeMap<&'static str, Rounds> = BTreeMap::new();
+    let mut steps = Steps::default();
     for round in 0..rounds {
         for ((_, keeping, threads), (rate, cpu)) in PEERS.iter().zip(&mut peers) {
             let lap = payload.insert(&world.peer(*keeping)?, *keeping, *threads)?;
@@ -47,9 +72,7 @@ pub(crate) async fn run(world: &World, rounds: usize) -> Result<()> {
         published.push(rows / restored.published_seconds);
         handed_back.push(rows / restored.whole.wall.as_secs_f64());
         cpu.push(restored.whole.cpu_seconds / rows * 1e6);
-        for (step, sum) in restored.steps {
-            steps.entry(step).or_default().push(sum);
-        }
+        steps.push(restored.steps);
     }
     println!("\n{} rows in {} transactions", count(rows), payload.stores());
     let mut shown = table(&["restore", "rows/s", "to one thread", "to a thread per shard", "CPU µs/row"]);
@@ -69,30 +92,39 @@ pub(crate) async fn run(world: &World, rounds: usize) -> Result<()> {
         ]);
     }
     println!("{shown}");
-    let mut shown = table(&["steps of a restore", "summed time", "µs/row"]);
-    for (step, sum) in &steps {
-        shown.add_row([(*step).to_owned(), sum.show(seconds), ratio(sum.median() / rows * 1e6)]);
-    }
-    println!("{shown}");
+    steps.print(rows);
     Ok(())
 }
 
 async fn restore(world: &World, round: usize, rows: u64) -> Result<Restored> {
     let drivers = world.reset()?;
-    let options = Options::new("benchmark", world.topology.digest);
-    let engine = Engine::new(world.repository.clone(), drivers, options, Events::none());
-    let run = RunId::new(format!("round-{round}"))?;
-    let plan = world.plan.clone();
+    let run = format!("round-{round}");
+    let restored = apply(&world.repository, drivers, &world.topology, &world.plan, &run).await?;
+    ensure!(restored.rows == rows, "{} rows were restored instead of {rows}", restored.rows);
+    Ok(restored)
+}
+
+/// Applies a plan as a new run; all of it must come back.
+pub(crate) async fn apply(
+    repository: &Repository,
+    drivers: Drivers,
+    topology: &Topology,
+    plan: &Plan,
+    run: &str,
+) -> Result<Restored> {
+    let options = Options::new("benchmark", topology.digest);
+    let engine = Engine::new(repository.clone(), drivers, options, Events::none());
+    let (run, plan) = (RunId::new(run)?, plan.clone());
     let began = crate::world::now();
     let watch = Stopwatch::start()?;
     let summary = engine.apply(plan, &run, &Cancel::new()).await?;
     let whole = watch.lap()?;
     ensure!(summary.failures.is_empty(), "the restore failed: {:?}", summary.failures.first());
-    let report = load_report(&world.repository, &run).await?;
-    ensure!(report.totals.rows == rows, "{} rows were restored instead of {rows}", report.totals.rows);
+    let report = load_report(repository, &run).await?;
     let ends = stores(&report).filter_map(|store| store.publish?.ended_at);
     let live_at = ends.max().context("nothing was published")?;
-    Ok(Restored { published_seconds: between(began, live_at), whole, steps: sums(&report) })
+    let (rows, steps) = (report.totals.rows, sums(&report));
+    Ok(Restored { published_seconds: between(began, live_at), whole, rows, steps })
 }
 
 fn stores(report: &Report) -> impl Iterator<Item = &muster_types::report::StoreReport> {

@@ -9,6 +9,7 @@
 //! - A server of one's own ends with its value, and also when its process is killed: a watchdog that reads a pipe from
 //!   that process stops the server and removes its folder.
 //! - PostgreSQL never runs as root: started by root, it and its files belong to the user `postgres`.
+//! - pgBackRest is used where it is installed, and not installed by us.
 //! - MinIO is built once for each version, into the user's cache folder.
 //!
 //! # Errors
@@ -20,12 +21,14 @@
 mod binaries;
 mod minio;
 mod owner;
+mod pgbackrest;
 mod place;
 mod postgres;
 mod process;
 mod tls;
 mod watchdog;
 
-pub use minio::Minio;
+pub use minio::{Minio, Range};
+pub use pgbackrest::{PgBackRest, SideInstance};
 pub use postgres::{Postgres, StopMode};
 pub use tls::Tls;

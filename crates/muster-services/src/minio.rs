@@ -2,6 +2,9 @@
 
 mod binary;
 mod bucket;
+mod ranges;
+
+pub use ranges::Range;
 
 use std::fs::File;
 use std::os::unix::process::CommandExt as _;
@@ -184,7 +187,8 @@ impl Minio {
             if let Some(status) = child.try_wait().context("cannot wait for MinIO")? {
                 bail!("it ended ({status})");
             }
-            Ok(self.is_running())
+            // It answers before it can take requests.
+            Ok(self.is_running() && self.is_healthy("cluster"))
         });
         self.child = Some(child);
         started.with_context(|| {
@@ -245,7 +249,11 @@ impl Minio {
         if self.port == 0 || !self.pid().is_some_and(|pid| runs_in(pid, &self.dir)) {
             return false;
         }
-        let url = format!("{}/minio/health/live", self.endpoint());
+        self.is_healthy("live")
+    }
+
+    fn is_healthy(&self, check: &str) -> bool {
+        let url = format!("{}/minio/health/{check}", self.endpoint());
         let mut command = self.curl();
         output(command.args(["-f", "-o", "/dev/null", "--max-time", "10", &url])).is_ok()
     }

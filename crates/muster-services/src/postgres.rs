@@ -17,9 +17,6 @@ use crate::tls::Tls;
 use crate::watchdog::Watchdog;
 use crate::{binaries, place};
 
-/// The superuser, who needs no password.
-const SUPERUSER: &str = "muster";
-
 /// Starting may have to replay WAL after a crash.
 const START_SECONDS_MAX: &str = "120";
 
@@ -63,6 +60,9 @@ pub struct Postgres {
 }
 
 impl Postgres {
+    /// The superuser, who needs no password.
+    pub(crate) const SUPERUSER: &str = "muster";
+
     /// The shared cluster of this clone, started if it is not running. It goes on when this value and process end.
     /// Its `fsync` is off: a crash of the machine may cost its data.
     ///
@@ -149,7 +149,7 @@ impl Postgres {
         }
         let mut command = Command::new(self.bin("initdb"));
         command
-            .args(["-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "-D"])
+            .args(["-U", Self::SUPERUSER, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "-D"])
             .arg(data);
         self.run_as_owner(&mut command)?;
         Ok(())
@@ -209,6 +209,11 @@ impl Postgres {
     /// Its data folder.
     pub fn data_dir(&self) -> PathBuf {
         self.dir.join("data")
+    }
+
+    /// What everything of it lies in, its Unix socket too.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Its log.

@@ -1,6 +1,6 @@
 //! MinIO as tests use it.
 
-use muster_services::{Minio, Tls};
+use muster_services::{Minio, Range, Tls};
 
 #[test]
 fn the_shared_server_is_started_once() {
@@ -43,4 +43,18 @@ fn tls_is_spoken_with_a_certificate_of_our_authority() {
     let bucket = server.create_bucket("tls").unwrap();
     server.request("PUT", &format!("/{bucket}/k"), "hello").unwrap();
     assert_eq!(server.request("GET", &format!("/{bucket}/k"), "").unwrap(), "hello");
+}
+
+#[test]
+fn ranges_are_read_whole_or_not_at_all() {
+    let server = Minio::own().unwrap();
+    let bucket = server.create_bucket("ranges").unwrap();
+    server.request("PUT", &format!("/{bucket}/a/b"), "0123456789").unwrap();
+    let range = |key: &str, offset, bytes| Range { key: key.to_owned(), offset, bytes };
+    let ranges = [range("a/b", 0, 3), range("a/b", 8, 2), range("a/b", 2, 1)];
+    assert_eq!(server.read_ranges(&bucket, &ranges, 2).unwrap(), 6);
+    for wrong in [range("a/b", 8, 3), range("a/c", 0, 1)] {
+        let ranges = [range("a/b", 0, 3), wrong];
+        assert!(server.read_ranges(&bucket, &ranges, 2).is_err(), "{ranges:?}");
+    }
 }

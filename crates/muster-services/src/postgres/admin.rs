@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result};
 
 use super::settings::PASSWORD_GROUP;
-use super::{Postgres, SUPERUSER, without_libpq_variables};
+use super::{Postgres, without_libpq_variables};
 use crate::process::{cannot_run, text};
 
 /// Comments on databases that end with the process which made them begin so; its number follows.
@@ -17,7 +17,7 @@ const MADE_BY: &str = "made by process ";
 impl Postgres {
     /// URL of a database for the superuser.
     pub fn url(&self, database: &str) -> String {
-        format!("postgresql://{SUPERUSER}@127.0.0.1:{}/{database}", self.port)
+        format!("postgresql://{}@127.0.0.1:{}/{database}", Self::SUPERUSER, self.port)
     }
 
     /// URL of a database for a role of [`Self::create_role`].

@@ -73,7 +73,7 @@ impl Postgres {
     }
 
     /// Writes a file that only the cluster's user may read.
-    pub(super) fn write_private(&self, path: &Path, content: &[u8]) -> Result<()> {
+    pub(crate) fn write_private(&self, path: &Path, content: &[u8]) -> Result<()> {
         let open = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path);
         open.and_then(|mut file| file.write_all(content))
             .with_context(|| format!("cannot write `{}`", path.display()))?;
