@@ -84,6 +84,11 @@ fn publish_micros(rows: u64, replaced: u64) -> u64 {
     PUBLISH_MICROS + at_rate(rows + replaced, PUBLISH_ROWS_PER_SECOND)
 }
 
+/// The least that loading a store takes where the topology bounds it: its stage slots share the rate.
+pub(crate) fn bounded_stage_micros(store: &StorePlan, bytes_per_second_max: u64) -> u64 {
+    STEP_MICROS + at_rate(store.raw_bytes, bytes_per_second_max)
+}
+
 /// Microseconds for `amount` at `per_second`.
 fn at_rate(amount: u64, per_second: u64) -> u64 {
     amount.saturating_mul(1_000_000) / per_second

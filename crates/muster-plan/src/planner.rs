@@ -24,7 +24,7 @@ use muster_types::catalog::Catalog;
 use muster_types::format;
 use muster_types::incident::IncidentSite;
 use muster_types::plan::{
-    CREATED_AGAIN, LiveStore, Note, Plan, Restoration, Severity, ShardPlan, SitePlan, StorePlan,
+    CREATED_AGAIN, LiveStore, Note, Plan, Restoration, Severity, ShardPlan, SitePlan, StepKey, StorePlan,
 };
 use muster_types::request::PlanRequest;
 use muster_types::table::{CapturedTable, Owner};
@@ -32,7 +32,7 @@ use muster_types::topology::{KindMode, Tier, Topology};
 use muster_types::{Digest, Kind, ShardName, SiteId, StoreId, Timestamp};
 
 use crate::check::{self, Survey};
-use crate::estimate::{self, Demands};
+use crate::estimate::{self, Demands, bounded_stage_micros};
 use crate::graph::{self, KindGraph};
 use crate::groups;
 use crate::index::CatalogIndex;
@@ -101,9 +101,28 @@ pub fn plan(input: PlanInput<'_>) -> Result<Plan, PlanError> {
     let demands = Demands::new(input.catalog);
     plan.steps = graph::steps(input.topology, &graph, &plan.sites, &held_back, input.request.proof, &demands);
     groups::mark(&mut plan, input.topology);
+    bound_stages(&mut plan);
     plan.notes.extend(check::forecast_notes(&plan));
     check::sort(&mut plan.notes);
     Ok(plan.seal())
+}
+
+/// Where the topology bounds how fast a shard is loaded, staging takes no less.
+fn bound_stages(plan: &mut Plan) {
+    let least: BTreeMap<StepKey, u64> = plan
+        .sites
+        .iter()
+        .flat_map(|site| site.stores.iter().map(move |store| (site, store)))
+        .filter_map(|(site, store)| {
+            let rate = plan.shards.get(&store.shard)?.stage_bytes_per_second_max?;
+            let id = StoreId { site: site.site.clone(), kind: store.kind.clone() };
+            Some((StepKey::Stage(id), bounded_stage_micros(store, rate)))
+        })
+        .collect();
+    for step in &mut plan.steps {
+        let least = least.get(&step.key).copied().unwrap_or(0);
+        step.estimate_micros = step.estimate_micros.max(least);
+    }
 }
 
 /// Sites that a finding keeps from being restored.
@@ -311,6 +330,7 @@ fn shard_plans(topology: &Topology, sites: &[SitePlan]) -> BTreeMap<ShardName, S
             region: config.region.clone(),
             driver: config.driver.name().to_owned(),
             writer_block_milliseconds_max: config.writer_block_milliseconds_max,
+            stage_bytes_per_second_max: config.stage_bytes_per_second_max,
             stores: 0,
             rows: 0,
             kinds: config.kinds.clone(),

@@ -98,6 +98,7 @@ pub fn topology(fleet: Fleet) -> Result<Topology, IdError> {
             stage_slots: 4,
             publish_slots: 1,
             writer_block_milliseconds_max: 2_000,
+            stage_bytes_per_second_max: None,
         };
         Ok((shard_name(number)?, config))
     });

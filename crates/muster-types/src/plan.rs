@@ -265,6 +265,9 @@ pub struct ShardPlan {
     pub driver: String,
     /// Bound on how long a publish may block other writers, in milliseconds.
     pub writer_block_milliseconds_max: u64,
+    /// Bytes of rows loaded into it in a second, at most; absent where nothing bounds them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage_bytes_per_second_max: Option<u64>,
     /// Stores published into it.
     pub stores: u64,
     /// Rows published into it.

@@ -590,3 +590,15 @@ fn mutilated() -> impl Strategy<Value = String> {
         tokens.concat()
     })
 }
+
+#[test]
+fn bounds_and_harmless_triggers_are_declared() {
+    let text = GOOD.replacen(POSTGRES.0, &format!("{}\nstage_bytes_per_second_max = 5000", POSTGRES.1), 1);
+    let text = text.replacen("[tables.page]", "[tables.page]\nharmless_triggers = [\"loud\"]", 1);
+    let topology = parse(&text).unwrap();
+    assert_eq!(topology.shards["a"].stage_bytes_per_second_max, Some(5000));
+    assert_eq!(topology.tables["page"].harmless_triggers, ["loud"]);
+    assert!(topology.tables["note"].harmless_triggers.is_empty());
+    let zero = text.replacen("= 5000", "= 0", 1);
+    assert!(parse(&zero).unwrap_err().contains("stage_bytes_per_second_max"));
+}

@@ -9,6 +9,7 @@ use muster_types::plan::{Plan, Restoration, SitePlan, StorePlan};
 use muster_types::table::CapturedTable;
 use muster_types::{Epoch, RunId, ShardName, SiteId, StoreId};
 
+use super::pace::Paces;
 use super::rows::RowSource;
 use super::{Drivers, Options};
 use crate::cancel::Cancel;
@@ -53,6 +54,7 @@ pub(super) struct Context {
     pub(super) options: Options,
     pub(super) events: Events,
     pub(super) rows: RowSource,
+    pub(super) paces: Paces,
     /// For steps that wait for others; one that works ends by itself.
     pub(super) cancel: Cancel,
     /// Sites that this engine may not touch, and why.
@@ -90,6 +92,7 @@ impl Context {
             options: engine.options.clone(),
             events: engine.events.clone(),
             rows,
+            paces: Paces::of(plan),
             cancel: cancel.clone(),
             refused,
             stores,

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use muster_repo::rows::{self, TableStream};
+use muster_types::ShardName;
 use muster_types::journal::{Outcome, TableDigest};
 use tokio::sync::mpsc;
 
@@ -59,6 +60,7 @@ enum Verb {
 /// What jobs of one group have in common, and the store of each.
 struct Group<'a> {
     verb: Verb,
+    shard: &'a ShardName,
     driver: &'a Arc<dyn StoreDriver>,
     works: Vec<StoreWork>,
 }
@@ -81,7 +83,7 @@ impl<'a> Group<'a> {
             return None;
         }
         let works = all.into_iter().map(|(_, work)| work).collect();
-        Some(Self { verb, driver: context.driver(shard).ok()?, works })
+        Some(Self { verb, shard, driver: context.driver(shard).ok()?, works })
     }
 
     async fn run(self, context: &Context, jobs: Vec<Job>) -> Vec<StepResult> {
@@ -126,7 +128,7 @@ impl<'a> Group<'a> {
     /// The digests in the outcomes are computed from the repository, not from what was loaded.
     async fn stage(self, context: &Context) -> Vec<StepResult> {
         let (sender, receiver) = mpsc::channel(BATCHES_IN_FLIGHT);
-        let mut reading = Reading::new(context, &self.works);
+        let mut reading = Reading::new(context, self.shard, &self.works);
         let (loaded, closed) =
             tokio::join!(self.driver.stage_group(&self.works, receiver), reading.read(sender));
         let mut results = Vec::with_capacity(self.works.len());
@@ -161,14 +163,15 @@ struct StoreRead {
 /// Reads the stores of a group table by table, so that a driver can load each table in one stream.
 struct Reading<'a> {
     context: &'a Context,
+    shard: &'a ShardName,
     works: &'a [StoreWork],
     stores: Vec<StoreRead>,
 }
 
 impl<'a> Reading<'a> {
-    fn new(context: &'a Context, works: &'a [StoreWork]) -> Self {
+    fn new(context: &'a Context, shard: &'a ShardName, works: &'a [StoreWork]) -> Self {
         let stores = works.iter().map(|_| StoreRead::default()).collect();
-        Self { context, works, stores }
+        Self { context, shard, works, stores }
     }
 
     /// True when the loader stopped listening.
@@ -220,6 +223,7 @@ impl<'a> Reading<'a> {
         }
         while let Some(rows) = stream.next().await {
             let count = rows.len() as u64;
+            self.context.paces.admit(self.shard, &rows).await;
             let batch = RowBatch { table, rows };
             if sender.send(GroupRows::Batch { store, batch }).await.is_err() {
                 return false;

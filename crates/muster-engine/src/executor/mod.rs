@@ -21,6 +21,7 @@ mod drive;
 mod group;
 mod job;
 mod neighbours;
+mod pace;
 mod preflight;
 mod rows;
 mod stage;

@@ -50,6 +50,7 @@ async fn read(
         let mut stream = rows::open(reader, definition, input, objects, context.options.fold_bytes);
         while let Some(rows) = stream.next().await {
             let count = rows.len() as u64;
+            context.paces.admit(&planned.shard, &rows).await;
             sender.send(RowBatch { table, rows }).await.map_err(|_| closed(work))?;
             all.rows += count;
             context.events.add(Work { rows_staged: count, ..Work::default() });

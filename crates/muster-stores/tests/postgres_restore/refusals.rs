@@ -172,3 +172,30 @@ async fn a_role_without_the_right_is_told_what_it_lacks() {
     }
     world.restore(&snapshot.work("a", "run-1"), &snapshot).await.unwrap();
 }
+
+/// One that only speaks may act; one that writes undoes the publish, whatever was declared.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_declared_trigger_may_act_as_long_as_it_changes_nothing() {
+    for (body, permitted) in
+        [("PERFORM pg_notify('came', NEW.id::text);", true), ("DELETE FROM people WHERE id = 9;", false)]
+    {
+        let mut world = world().await;
+        world
+            .sql(&format!(
+                "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN {body} RETURN NEW; END$$;
+                 CREATE TRIGGER loud AFTER INSERT ON issue FOR EACH ROW EXECUTE FUNCTION f();
+                 ALTER TABLE issue ENABLE ALWAYS TRIGGER loud"
+            ))
+            .await;
+        world.declared.get_mut("issue").unwrap().harmless_triggers = vec!["loud".to_owned()];
+        let driver = world.fresh_driver();
+        let world = World { driver, ..world };
+        let snapshot = world.snapshot("a").await;
+        world.sql(DELETE).await;
+        let restored = world.restore(&snapshot.work("a", "run-1"), &snapshot).await;
+        match restored {
+            Ok(_) => assert!(permitted, "{body}"),
+            Err(error) => assert!(!permitted && error.message.contains("stray write"), "{body}: {error}"),
+        }
+    }
+}

@@ -38,6 +38,7 @@ pub(super) fn shards(
             stage_slots: entry.stage_slots,
             publish_slots: entry.publish_slots,
             writer_block_milliseconds_max: entry.writer_block_milliseconds_max,
+            stage_bytes_per_second_max: entry.stage_bytes_per_second_max,
         };
         shards.insert(entry.name.value, config);
     }

@@ -27,6 +27,7 @@ pub(super) struct ShardEntry {
     pub(super) stage_slots: u64,
     pub(super) publish_slots: u64,
     pub(super) writer_block_milliseconds_max: u64,
+    pub(super) stage_bytes_per_second_max: Option<u64>,
 }
 
 /// `[tables.X]`
@@ -166,6 +167,8 @@ fn shard(
     let publish_slots = section.positive(findings, "publish_slots");
     let writer_block_milliseconds_max =
         section.positive_or(findings, "writer_block_milliseconds_max", WRITER_BLOCK_MILLISECONDS_MAX);
+    let stage_bytes_per_second_max =
+        section.positive(findings, "stage_bytes_per_second_max").map(|found| found.value);
     if let (Some(DriverConfig::Sqlite { .. }), Some(slots)) = (&driver, &publish_slots)
         && slots.value > PUBLISH_SLOTS
     {
@@ -181,6 +184,7 @@ fn shard(
         stage_slots,
         publish_slots: publish_slots.map_or(PUBLISH_SLOTS, |slots| slots.value),
         writer_block_milliseconds_max,
+        stage_bytes_per_second_max,
     })
 }
 

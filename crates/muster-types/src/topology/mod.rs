@@ -214,6 +214,8 @@ pub struct ShardConfig {
     pub publish_slots: u64,
     /// A publish may block other writers so long.
     pub writer_block_milliseconds_max: u64,
+    /// Bytes of rows loaded into it in a second, at most.
+    pub stage_bytes_per_second_max: Option<u64>,
 }
 
 /// A driver and what it needs.

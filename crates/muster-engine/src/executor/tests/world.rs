@@ -291,6 +291,7 @@ impl PlanBuilder {
                 region: "eu".to_owned(),
                 driver: "fake".to_owned(),
                 writer_block_milliseconds_max: 1000,
+                stage_bytes_per_second_max: None,
                 stores: victims as u64,
                 rows: (victims * ROWS) as u64,
                 kinds: vec![kind.parse().unwrap()],
