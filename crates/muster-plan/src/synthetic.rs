@@ -90,6 +90,7 @@ pub fn topology(fleet: Fleet) -> Result<Topology, IdError> {
             stage_slots: 4,
             publish_slots: 1,
             writer_block_milliseconds_max: 2_000,
+            site: None,
         };
         Ok((shard_name(number)?, config))
     });
@@ -124,6 +125,7 @@ pub fn topology(fleet: Fleet) -> Result<Topology, IdError> {
         shards: shards.collect::<Result<_, IdError>>()?,
         tables,
         site_tables: Vec::new(),
+        database_tables: BTreeMap::new(),
     })
 }
 

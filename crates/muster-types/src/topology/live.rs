@@ -18,7 +18,14 @@ impl Topology {
 
     /// Everything that is declared for `shard`, by live names.
     pub fn declared(&self, shard: &ShardName) -> Declared {
-        let kinds = self.shards.get(shard).map_or(&[][..], |shard| shard.kinds.as_slice());
+        let config = self.shards.get(shard);
+        let kinds = config.map_or(&[][..], |shard| shard.kinds.as_slice());
+        if let Some(site) = config.and_then(|config| config.site.as_ref()) {
+            let named = self.tables.iter().map(|(name, config)| (name, &config.kind));
+            let hosted = named.chain(&self.database_tables).filter(|(_, kind)| kinds.contains(kind));
+            let tables = hosted.map(|(name, kind)| (name.clone(), kind.clone())).collect();
+            return Declared::of_database(site.clone(), tables);
+        }
         let of_sites = self.site_tables.iter().filter(|table| kinds.contains(&table.kind));
         Declared::new(self.shard_tables(shard), of_sites.cloned().collect())
     }

@@ -33,7 +33,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::digest::Digest;
-use crate::ids::{Kind, ShardName};
+use crate::ids::{Kind, ShardName, SiteId};
 use crate::table::Owner;
 
 /// A validated topology. Every reference in it resolves; the kinds' dependencies have no cycle.
@@ -65,6 +65,8 @@ pub struct Topology {
     pub tables: BTreeMap<String, TableConfig>,
     /// Declared tables of which each site has its own, in a schema of its own.
     pub site_tables: Vec<SiteTable>,
+    /// Declared tables that stand in databases of single sites only, by name.
+    pub database_tables: BTreeMap<String, Kind>,
 }
 
 /// Where declarations stand in the file.
@@ -212,6 +214,8 @@ pub struct ShardConfig {
     pub publish_slots: u64,
     /// A publish may block other writers so long.
     pub writer_block_milliseconds_max: u64,
+    /// The one site whose database it is.
+    pub site: Option<SiteId>,
 }
 
 /// A driver and what it needs.
