@@ -377,17 +377,21 @@ fn a_dropped_database_of_a_site_comes_back_bit_for_bit() {
 
     let from = now();
     client.batch_execute(&format!("DROP DATABASE \"{ours}\" WITH (FORCE)")).unwrap();
-    client.batch_execute("DELETE FROM site WHERE id = 'a'").unwrap();
     // The others are captured, and it is told.
     let made = format!("muster capture init --shard {ours}");
     tenants.muster(&["capture", "--once"]).code(3).says(&["does not exist", &made]);
     tenants.muster(&["detect", "--from", &from, "--out", "lost.toml"]).ok().says(&["1 sites lost"]);
 
+    let plan = ["plan", "--incident", "lost.toml", "--overwrite", "site:a", "--out", "lost.json"];
+    let early = tenants.muster(&plan);
+    assert_ne!(early.code, Some(0), "{early}");
+    early.says(&["does not exist"]);
     client.batch_execute(&format!("CREATE DATABASE \"{ours}\"")).unwrap();
     tenants.muster(&["capture", "init", "--shard", &ours]).ok();
     tenants.muster(&["capture", "--once"]).ok();
     tenants.follow();
-    tenants.muster(&["plan", "--incident", "lost.toml", "--out", "lost.json"]).ok();
+    // Its directory row is alive.
+    tenants.muster(&plan).ok();
     let apply = tenants.muster(&["apply", "lost.json", "--run", "lost"]).ok();
     apply.says(&["1 sites restored, 0 not"]);
     for (of, found) in bytes(&mut tenants.session(&ours), "public") {

@@ -133,6 +133,16 @@ pub(super) fn tables(
                 findings.add(table.name.at, what, hint);
                 continue;
             }
+            if ownerless.iter().any(|other| other.name.value == *parent) {
+                let what = format!(
+                    "table `{}` is owned through `{parent}`, which has no owner of its own",
+                    table.name.value
+                );
+                let hint = "leave the owner out here, too, if both are in databases of single sites only; or give \
+                            that table one";
+                findings.add(table.name.at, what, hint);
+                continue;
+            }
             check_parent(findings, table, parent, entries, shards);
         }
     }
