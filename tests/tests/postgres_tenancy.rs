@@ -320,3 +320,90 @@ fn hundreds_of_schemas() {
         eprintln!("{object}");
     }
 }
+
+const DATABASE_TABLES: &str = r#"
+[directory]
+kind = "metadata"
+table = "site"
+
+[tables.site]
+kind = "metadata"
+tenant = "id"
+
+[tables.issue]
+kind = "product:jira"
+
+[tables.v]
+kind = "product:jira"
+"#;
+
+#[test]
+fn a_dropped_database_of_a_site_comes_back_bit_for_bit() {
+    let mut tenants = Tenants::new();
+    let (core, ours, other) = (tenants.database("core"), tenants.database("own"), tenants.database("own"));
+    let mut client = tenants.session(&core);
+    client.batch_execute("CREATE TABLE site (id text PRIMARY KEY)").unwrap();
+    let mut topology = String::new();
+    for (database, site) in [(&ours, "a"), (&other, "b")] {
+        client.batch_execute(&format!("INSERT INTO site VALUES ('{site}')")).unwrap();
+        let mut own = tenants.session(database);
+        own.batch_execute(
+            "CREATE TABLE issue (id serial PRIMARY KEY, parent int REFERENCES issue, title text UNIQUE);
+             INSERT INTO issue (title) SELECT 'i' || n FROM generate_series(1, 40) n",
+        )
+        .unwrap();
+        own.batch_execute(&type_table::fill_sql("public", site)).unwrap();
+        topology.push_str(&format!(
+            "[shards.{database}]\ndriver = \"postgres\"\nconnection = \"{}\"\nregion = \"eu\"\n\
+             kinds = [\"product:jira\"]\nsite = \"{site}\"\n",
+            tenants.postgres().url(database)
+        ));
+    }
+    tenants.topology(&format!(
+        "{topology}[shards.{core}]\ndriver = \"postgres\"\nconnection = \"{}\"\nregion = \"eu\"\n\
+         kinds = [\"metadata\"]\n{DATABASE_TABLES}",
+        tenants.postgres().url(&core)
+    ));
+    tenants.muster(&["capture", "init"]).ok();
+    tenants.muster(&["check"]).ok();
+    tenants.muster(&["capture", "--once"]).ok();
+    tenants
+        .session(&ours)
+        .batch_execute("UPDATE v SET site = 'log' WHERE id % 2 = 0; UPDATE issue SET parent = 1")
+        .unwrap();
+    tenants.muster(&["capture", "--once"]).ok();
+    let (truth, dump) = (bytes(&mut tenants.session(&ours), "public"), tenants.dump(&ours, &[]));
+    let neighbour = tenants.dump(&other, &[]);
+
+    let from = now();
+    client.batch_execute(&format!("DROP DATABASE \"{ours}\" WITH (FORCE)")).unwrap();
+    // The others are captured, and it is told.
+    let made = format!("muster capture init --shard {ours}");
+    tenants.muster(&["capture", "--once"]).code(3).says(&["does not exist", &made]);
+    tenants.muster(&["detect", "--from", &from, "--out", "lost.toml"]).ok().says(&["1 sites lost"]);
+
+    let plan = ["plan", "--incident", "lost.toml", "--overwrite", "site:a", "--out", "lost.json"];
+    let early = tenants.muster(&plan);
+    assert_ne!(early.code, Some(0), "{early}");
+    early.says(&["does not exist"]);
+    client.batch_execute(&format!("CREATE DATABASE \"{ours}\"")).unwrap();
+    tenants.muster(&["capture", "init", "--shard", &ours]).ok();
+    tenants.muster(&["capture", "--once"]).ok();
+    tenants.follow();
+    // Its directory row is alive.
+    tenants.muster(&plan).ok();
+    let apply = tenants.muster(&["apply", "lost.json", "--run", "lost"]).ok();
+    apply.says(&["1 sites restored, 0 not"]);
+    for (of, found) in bytes(&mut tenants.session(&ours), "public") {
+        assert_eq!(found, truth[of], "{of}");
+    }
+    assert_same_dump("a", &tenants.dump(&ours, &[]), &dump);
+    assert_same_dump("b", &tenants.dump(&other, &[]), &neighbour);
+    assert_eq!(
+        client
+            .query_one("SELECT string_agg(id, ',' ORDER BY id) FROM site", &[])
+            .unwrap()
+            .get::<_, String>(0),
+        "a,b"
+    );
+}

@@ -57,5 +57,6 @@ pub(crate) fn spool_error(error: &RepoError) -> CaptureError {
         message: error.message.clone(),
         hint: error.hint.clone(),
         transient: error.is_transient() || error.kind == muster_repo::RepoErrorKind::Full,
+        gone: false,
     }
 }

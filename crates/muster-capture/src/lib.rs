@@ -21,6 +21,7 @@
 
 pub mod error;
 pub mod event;
+mod gone;
 pub mod install;
 pub mod runner;
 pub mod shard;

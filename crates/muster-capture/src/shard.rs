@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 use crate::error::CaptureFailure;
 use crate::event::{CaptureEvent, Events};
+use crate::gone;
 use crate::sink;
 
 /// Makes the capture side of a shard; called again after a crash of it.
@@ -120,7 +121,12 @@ impl ShardCapture {
     }
 
     async fn try_cycle(&mut self, snapshot: bool, watermark: bool) -> Result<Recorded, CaptureFailure> {
-        let state = self.blocking(|source| source.state()).await?;
+        let state = match self.blocking(|source| source.state()).await {
+            Err(CaptureFailure::Shard { error, .. }) if error.gone => {
+                return Err(self.record_gone(error, watermark).await);
+            }
+            other => other?,
+        };
         let mut open = match self.open.take() {
             Some(open) => self.still_ours(open, &state).await?,
             None => self.reconcile(&state).await?,
@@ -144,6 +150,43 @@ impl ShardCapture {
             };
         }
         Ok(recorded)
+    }
+
+    /// A site's database is not there: its log says so. Fails all the same, so that somebody hears of it.
+    async fn record_gone(&mut self, error: CaptureError, watermark: bool) -> CaptureFailure {
+        match self.try_record_gone(watermark).await {
+            Ok(()) => self.shard_failure(error),
+            Err(failure) => failure,
+        }
+    }
+
+    async fn try_record_gone(&mut self, watermark: bool) -> Result<(), CaptureFailure> {
+        let query = CatalogQuery { sites: Sites::Some([].into()), shards: Some(vec![self.shard.clone()]) };
+        let read = catalog::read(&self.repository, &query, now()).await;
+        let catalog = read.map_err(|error| self.repository_failure(error))?;
+        let history = catalog.shards.get(&self.shard).and_then(|shard| shard.incarnations.last());
+        let Some(history) = history else { return Ok(()) };
+        let tables = gone::tables_there(history);
+        let mut chain = Chain::open(&self.repository, &self.shard, &history.incarnation)
+            .await
+            .map_err(|error| self.repository_failure(error))?;
+        let snapshot = history.snapshots.last().map(|snapshot| snapshot.boundary);
+        let Some(base) = chain.head().map(|head| head.boundary).or(snapshot) else { return Ok(()) };
+        if tables.is_empty() && !watermark {
+            return Ok(());
+        }
+        let folder = self.spool_folder()?;
+        let mut spool = SegmentSpool::new(&folder.path().join("segment"));
+        let boundary = gone::note(&mut spool, tables, base, now());
+        let spooled =
+            spool.finish().map_err(|error| self.shard_failure(crate::error::spool_error(&error)))?;
+        let appended = chain.append(spooled, base, boundary, (0, 0), &self.writer).await;
+        appended.map_err(|error| match error {
+            ChainError::Lost { .. } => self.lost(error),
+            ChainError::Repo(error) => self.repository_failure(error),
+        })?;
+        self.last_appended = Some(Instant::now());
+        Ok(())
     }
 
     /// Fails when another capture has taken the log on since the last cycle.

@@ -99,6 +99,7 @@ pub fn topology(fleet: Fleet) -> Result<Topology, IdError> {
             publish_slots: 1,
             writer_block_milliseconds_max: 2_000,
             stage_bytes_per_second_max: None,
+            site: None,
         };
         Ok((shard_name(number)?, config))
     });
@@ -133,6 +134,7 @@ pub fn topology(fleet: Fleet) -> Result<Topology, IdError> {
         shards: shards.collect::<Result<_, IdError>>()?,
         tables,
         site_tables: Vec::new(),
+        database_tables: BTreeMap::new(),
     })
 }
 

@@ -17,17 +17,19 @@ pub struct CaptureError {
     pub hint: String,
     /// Trying again later may help (a busy shard, for instance).
     pub transient: bool,
+    /// The shard, a database of one site, is not there.
+    pub gone: bool,
 }
 
 impl CaptureError {
     /// An error that needs an operator.
     pub fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: hint.into(), transient: false }
+        Self { message: message.into(), hint: hint.into(), transient: false, gone: false }
     }
 
     /// An error that may pass.
     pub fn transient(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: hint.into(), transient: true }
+        Self { message: message.into(), hint: hint.into(), transient: true, gone: false }
     }
 }
 

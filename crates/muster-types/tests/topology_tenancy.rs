@@ -188,3 +188,62 @@ t.toml:25: table `label` is owned through `tenant_{site}.issue`, of which each s
         "shard `core` hosts kind `product:jira` of `tenant_{site}.issue`, and SQLite has no schemas"
     ));
 }
+
+const DATABASES: &str = r#"
+[shards.own]
+driver = "postgres"
+connection = "postgres://db/jira_a"
+region = "eu"
+kinds = ["app:own"]
+site = "a"
+
+[tables.thing]
+kind = "app:own"
+
+[tables.part]
+kind = "app:own"
+tenant = "site_id"
+"#;
+
+#[test]
+fn every_table_of_a_sites_database_is_that_sites() {
+    let text = format!("{}{DATABASES}", GOOD.replace("\"product:*\"", "\"product:jira\""));
+    let topology = parse(&text).unwrap();
+    let shard = ShardName::new("own").unwrap();
+    let declared = topology.declared(&shard);
+    for table in ["thing", "part"] {
+        assert_eq!(
+            declared.get(table).unwrap().owner,
+            Owner::Site { site: SiteId::new("a").unwrap() },
+            "{table}"
+        );
+    }
+    assert!(declared.get("label").is_none() && declared.get("tenant_a.issue").is_none());
+    assert!(topology.check_shard(&shard, &[table("thing", &[]), table("part", &[])]).is_empty());
+}
+
+#[test]
+fn a_table_without_owner_is_in_databases_of_sites_only() {
+    let shared = format!("{GOOD}{DATABASES}").replace("\"product:*\"", "\"product:*\", \"app:own\"");
+    let found = parse(&shared).unwrap_err();
+    let what = "t.toml:36: nothing says to whom the rows of table `thing` belong in shard `core`, which is no single site's";
+    assert!(found.contains(what), "{found}");
+    let sqlite = format!("{GOOD}{DATABASES}")
+        .replace("postgres\"\nconnection = \"postgres://db/jira_a\"", "sqlite\"\npath = \"a.db\"");
+    let found = parse(&sqlite).unwrap_err();
+    assert!(
+        found.contains("[shards.own] is a SQLite file, and `site` is for databases of PostgreSQL"),
+        "{found}"
+    );
+    let wrong = format!("{GOOD}{DATABASES}").replace("site = \"a\"", "site = \"a b\"");
+    let parent = format!("{GOOD}{DATABASES}").replace(
+        "app:own\"\ntenant = \"site_id\"",
+        "app:own\"\nparent = { column = \"i\", table = \"thing\", key = \"id\" }",
+    );
+    let found = parse(&parent).unwrap_err();
+    assert!(
+        found.contains("table `part` is owned through `thing`, which has no owner of its own"),
+        "{found}"
+    );
+    assert!(parse(&wrong).unwrap_err().contains("write the bare id of the site whose database it is"));
+}

@@ -32,7 +32,7 @@ pub(crate) async fn run(path: &Path, _args: CheckArgs) -> Result<ExitCode> {
         "{}: {} shards, {} tables; kinds in order: {}",
         topology.fleet,
         topology.shards.len(),
-        topology.tables.len() + topology.site_tables.len(),
+        topology.tables.len() + topology.site_tables.len() + topology.database_tables.len(),
         kinds.join(" → ")
     ));
     for note in &notes {

@@ -2,5 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step of a test must end it")]
 
+mod capture;
 mod schemas;
 mod world;

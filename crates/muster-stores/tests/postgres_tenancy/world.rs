@@ -20,9 +20,9 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 /// What the source delivered.
-#[derive(Default)]
 pub(crate) struct Captured {
     pub(crate) tables: Vec<CapturedTable>,
+    pub(crate) boundary: Boundary,
     rows: Vec<(Option<SiteId>, usize, Row)>,
 }
 
@@ -163,9 +163,9 @@ impl World {
     pub(crate) fn capture(&mut self) -> Captured {
         self.source.init().unwrap();
         self.source.begin_incarnation(&Incarnation::new("0001-t").unwrap()).unwrap();
-        let mut captured = Captured::default();
         let from = Boundary { position: Position(0), at: Timestamp::EPOCH };
-        self.source.snapshot(from, &mut captured).unwrap();
+        let mut captured = Captured { tables: Vec::new(), boundary: from, rows: Vec::new() };
+        captured.boundary = self.source.snapshot(from, &mut captured).unwrap();
         captured
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::declare::{ShardEntry, SiteTableEntry, TableEntry, table_section};
+use super::declare::{OwnerlessEntry, ShardEntry, SiteTableEntry, TableEntry, owner_hint, table_section};
 use super::error::suggestion;
 use super::order::{self, Pattern};
 use super::raw::{At, Findings, quoted};
@@ -39,6 +39,7 @@ pub(super) fn shards(
             publish_slots: entry.publish_slots,
             writer_block_milliseconds_max: entry.writer_block_milliseconds_max,
             stage_bytes_per_second_max: entry.stage_bytes_per_second_max,
+            site: entry.site,
         };
         shards.insert(entry.name.value, config);
     }
@@ -98,13 +99,14 @@ fn check_homes(findings: &mut Findings<'_>, shards: &BTreeMap<ShardName, ShardCo
 pub(super) fn tables(
     findings: &mut Findings<'_>,
     entries: &[TableEntry],
-    of_sites: &[SiteTableEntry],
+    (of_sites, ownerless): (&[SiteTableEntry], &[OwnerlessEntry]),
     shards: &BTreeMap<ShardName, ShardConfig>,
     kinds: &Kinds<'_>,
 ) {
     for (kind, config) in kinds.configs {
         let named = entries.iter().map(|table| (table.name.value.clone(), &table.kind));
         let named = named.chain(of_sites.iter().map(|table| (table.pattern.value.to_string(), &table.kind)));
+        let named = named.chain(ownerless.iter().map(|table| (table.name.value.clone(), &table.kind)));
         let own = named.filter(|(_, of)| of.value == *kind);
         if config.mode != KindMode::Restored {
             for (name, of) in own {
@@ -132,6 +134,16 @@ pub(super) fn tables(
                 findings.add(table.name.at, what, hint);
                 continue;
             }
+            if ownerless.iter().any(|other| other.name.value == *parent) {
+                let what = format!(
+                    "table `{}` is owned through `{parent}`, which has no owner of its own",
+                    table.name.value
+                );
+                let hint = "leave the owner out here, too, if both are in databases of single sites only; or give \
+                            that table one";
+                findings.add(table.name.at, what, hint);
+                continue;
+            }
             check_parent(findings, table, parent, entries, shards);
         }
         check_migrations(findings, table, shards);
@@ -155,6 +167,26 @@ fn check_migrations(
             table.name.value
         );
         findings.add(table.name.at, what, "remove them: rows of another definition are refused there");
+    }
+}
+
+/// Checks that tables without an owner are in databases of single sites only.
+pub(super) fn ownerless(
+    findings: &mut Findings<'_>,
+    entries: &[OwnerlessEntry],
+    shards: &BTreeMap<ShardName, ShardConfig>,
+) {
+    for table in entries {
+        let shared = |(_, shard): &(&ShardName, &ShardConfig)| {
+            shard.site.is_none() && shard.kinds.contains(&table.kind.value)
+        };
+        if let Some((shard, _)) = shards.iter().find(shared) {
+            let what = format!(
+                "nothing says to whom the rows of table `{}` belong in shard `{shard}`, which is no single site's",
+                table.name.value
+            );
+            findings.add(table.name.at, what, owner_hint());
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use super::migration::{Migration, migrations};
 use super::order::Pattern;
 use super::raw::{At, Findings, Section, listed, quoted};
 use super::{DriverConfig, KindMode, PLACEHOLDER, TablePattern};
-use crate::ids::{Kind, ShardName};
+use crate::ids::{Kind, ShardName, SiteId};
 use crate::table::Owner;
 
 /// `[kinds.X]`
@@ -28,6 +28,7 @@ pub(super) struct ShardEntry {
     pub(super) publish_slots: u64,
     pub(super) writer_block_milliseconds_max: u64,
     pub(super) stage_bytes_per_second_max: Option<u64>,
+    pub(super) site: Option<SiteId>,
 }
 
 /// `[tables.X]`
@@ -45,6 +46,25 @@ pub(super) struct SiteTableEntry {
     pub(super) kind: At<Kind>,
     pub(super) migrations: Vec<Migration>,
     pub(super) harmless_triggers: Vec<String>,
+}
+
+/// `[tables.X]` without an owner.
+pub(super) struct OwnerlessEntry {
+    pub(super) name: At<String>,
+    pub(super) kind: At<Kind>,
+    pub(super) migrations: Vec<Migration>,
+    pub(super) harmless_triggers: Vec<String>,
+}
+
+/// Everything under `[tables]`.
+#[derive(Default)]
+pub(super) struct TableEntries {
+    /// With an owner.
+    pub(super) named: Vec<TableEntry>,
+    /// Of each site, in schemas of their own.
+    pub(super) of_sites: Vec<SiteTableEntry>,
+    /// Of the site whose database they are in.
+    pub(super) ownerless: Vec<OwnerlessEntry>,
 }
 
 /// Stores of a shard staged at once. Staging is reading and a file of its own; two keep both sides busy.
@@ -175,6 +195,7 @@ fn shard(
         let what = format!("{} has {} publish slots, and SQLite has one writer", section.name(), slots.value);
         findings.add(slots.at, what, "write 1, or leave it out");
     }
+    let site = site(findings, &mut section, driver.as_ref());
     section.close(findings);
     Some(ShardEntry {
         name: At { value: shard_name.ok()?, at },
@@ -185,7 +206,25 @@ fn shard(
         publish_slots: publish_slots.map_or(PUBLISH_SLOTS, |slots| slots.value),
         writer_block_milliseconds_max,
         stage_bytes_per_second_max,
+        site,
     })
+}
+
+fn site(
+    findings: &mut Findings<'_>,
+    section: &mut Section<'_>,
+    driver: Option<&DriverConfig>,
+) -> Option<SiteId> {
+    let text = section.text(findings, "site")?;
+    if let Some(DriverConfig::Sqlite { .. }) = driver {
+        let what = format!("{} is a SQLite file, and `site` is for databases of PostgreSQL", section.name());
+        findings.add(text.at, what, "declare a tenant column of its tables, and remove `site`");
+    }
+    let site = SiteId::new(text.value.as_str());
+    if let Err(error) = &site {
+        findings.add(text.at, error.to_string(), "write the bare id of the site whose database it is");
+    }
+    site.ok()
 }
 
 fn driver(findings: &mut Findings<'_>, section: &mut Section<'_>, base_dir: &Path) -> Option<DriverConfig> {
@@ -220,12 +259,9 @@ fn driver(findings: &mut Findings<'_>, section: &mut Section<'_>, base_dir: &Pat
     }
 }
 
-/// Tables by name, and those of each site.
-pub(super) fn tables(
-    findings: &mut Findings<'_>,
-    root: &mut Section<'_>,
-) -> (Vec<TableEntry>, Vec<SiteTableEntry>) {
-    let (mut entries, mut of_sites) = (Vec::new(), Vec::new());
+/// With `databases` of single sites, tables may be without an owner.
+pub(super) fn tables(findings: &mut Findings<'_>, root: &mut Section<'_>, databases: bool) -> TableEntries {
+    let TableEntries { named: mut entries, mut of_sites, mut ownerless } = TableEntries::default();
     for At { value: (name, mut section), at } in root.sections(findings, "tables") {
         let reserved = name.starts_with("_muster_") || name.starts_with("sqlite_");
         if name.is_empty() || reserved {
@@ -253,6 +289,12 @@ pub(super) fn tables(
             }
             continue;
         }
+        if databases && !OWNERS.into_iter().any(|key| section.has(key)) {
+            section.close(findings);
+            let name = At { value: name, at };
+            ownerless.extend(kind.map(|kind| OwnerlessEntry { name, kind, migrations, harmless_triggers }));
+            continue;
+        }
         let owner = owner(findings, &mut section, &name);
         section.close(findings);
         if let (Some(kind), Some(owner)) = (kind, owner) {
@@ -260,7 +302,7 @@ pub(super) fn tables(
             entries.push(TableEntry { name, kind, owner, migrations, harmless_triggers });
         }
     }
-    (entries, of_sites)
+    TableEntries { named: entries, of_sites, ownerless }
 }
 
 /// A table of each site: its schema is its owner.
@@ -334,7 +376,7 @@ fn owner(findings: &mut Findings<'_>, section: &mut Section<'_>, table: &str) ->
     Some(Owner::Reference)
 }
 
-fn owner_hint() -> &'static str {
+pub(super) fn owner_hint() -> &'static str {
     "write one of `tenant = \"COLUMN\"`, `parent = { column = \"...\", table = \"...\", key = \"...\" }`, `reference = true`"
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::declare::table_section;
 use super::error::{TopologyError, suggestion};
-use super::{Declared, TableConfig, Topology};
+use super::{DatabaseTable, Declared, TableConfig, Topology};
 use crate::ids::{Kind, ShardName};
 use crate::table::{Owner, TableDef};
 
@@ -18,7 +18,15 @@ impl Topology {
 
     /// Everything that is declared for `shard`, by live names.
     pub fn declared(&self, shard: &ShardName) -> Declared {
-        let kinds = self.shards.get(shard).map_or(&[][..], |shard| shard.kinds.as_slice());
+        let config = self.shards.get(shard);
+        let kinds = config.map_or(&[][..], |shard| shard.kinds.as_slice());
+        if let Some(site) = config.and_then(|config| config.site.as_ref()) {
+            let named =
+                self.tables.iter().map(|(name, config)| (name.clone(), DatabaseTable::from(config.clone())));
+            let ownerless = self.database_tables.iter().map(|(name, table)| (name.clone(), table.clone()));
+            let hosted = named.chain(ownerless).filter(|(_, table)| kinds.contains(&table.kind));
+            return Declared::of_database(site.clone(), hosted.collect());
+        }
         let of_sites = self.site_tables.iter().filter(|table| kinds.contains(&table.kind));
         Declared::new(self.shard_tables(shard), of_sites.cloned().collect())
     }

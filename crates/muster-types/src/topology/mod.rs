@@ -29,13 +29,13 @@ mod tenancy;
 
 pub use error::{TopologyError, TopologyErrors};
 pub use migration::{Migration, STAGED};
-pub use tenancy::{Declared, Named, PLACEHOLDER, SiteTable, TablePattern};
+pub use tenancy::{DatabaseTable, Declared, Named, PLACEHOLDER, SiteTable, TablePattern};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::digest::Digest;
-use crate::ids::{Kind, ShardName};
+use crate::ids::{Kind, ShardName, SiteId};
 use crate::table::Owner;
 
 /// A validated topology. Every reference in it resolves; the kinds' dependencies have no cycle.
@@ -67,6 +67,8 @@ pub struct Topology {
     pub tables: BTreeMap<String, TableConfig>,
     /// Declared tables of which each site has its own, in a schema of its own.
     pub site_tables: Vec<SiteTable>,
+    /// Declared tables that stand in databases of single sites only, by name.
+    pub database_tables: BTreeMap<String, DatabaseTable>,
 }
 
 /// Where declarations stand in the file.
@@ -216,6 +218,8 @@ pub struct ShardConfig {
     pub writer_block_milliseconds_max: u64,
     /// Bytes of rows loaded into it in a second, at most.
     pub stage_bytes_per_second_max: Option<u64>,
+    /// The one site whose database it is.
+    pub site: Option<SiteId>,
 }
 
 /// A driver and what it needs.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::declare::{KindEntry, ShardEntry, SiteTableEntry, TableEntry};
+use super::declare::{KindEntry, OwnerlessEntry, ShardEntry, SiteTableEntry, TableEntry};
 use super::error::suggestion;
 use super::raw::{At, Findings, quoted};
 use super::{KindConfig, KindMode, Topology};
@@ -66,7 +66,7 @@ fn default_after(kind: &Kind) -> Option<Vec<Pattern>> {
 pub(super) fn mentioned(
     entries: &[KindEntry],
     tables: &[TableEntry],
-    site_tables: &[SiteTableEntry],
+    (site_tables, ownerless): (&[SiteTableEntry], &[OwnerlessEntry]),
     shards: &[ShardEntry],
 ) -> BTreeMap<Kind, usize> {
     let exact = |pattern: &At<Pattern>| match &pattern.value {
@@ -76,7 +76,8 @@ pub(super) fn mentioned(
     let in_shards = shards.iter().flat_map(|shard| &shard.kinds).filter_map(exact);
     let in_tables = tables.iter().map(|table| (table.kind.value.clone(), table.kind.at));
     let of_sites = site_tables.iter().map(|table| (table.kind.value.clone(), table.kind.at));
-    let in_tables = in_tables.chain(of_sites);
+    let ownerless = ownerless.iter().map(|table| (table.kind.value.clone(), table.kind.at));
+    let in_tables = in_tables.chain(of_sites).chain(ownerless);
     let in_entries = entries.iter().filter_map(|entry| exact(&entry.pattern));
     let mut kinds = BTreeMap::new();
     for (kind, at) in in_entries.chain(in_tables).chain(in_shards) {

@@ -7,13 +7,13 @@ use std::path::Path;
 use toml::de::DeTable;
 
 use super::check::{self, Kinds};
-use super::declare::{self, KindEntry, ShardEntry, SiteTableEntry, TableEntry};
+use super::declare::{self, KindEntry, OwnerlessEntry, ShardEntry, SiteTableEntry, TableEntries, TableEntry};
 use super::error::TopologyErrors;
 use super::order;
 use super::raw::{At, Findings, Section};
 use super::{
-    CaptureConfig, Directory, DirectoryColumns, Licences, RepositoryConfig, RunLimits, SiteTable, Source,
-    TableConfig, Tier, Topology,
+    CaptureConfig, DatabaseTable, Directory, DirectoryColumns, Licences, RepositoryConfig, RunLimits,
+    SiteTable, Source, TableConfig, Tier, Topology,
 };
 use crate::digest::Digest;
 use crate::ids::{Kind, ShardName};
@@ -103,6 +103,7 @@ struct Draft {
     shards: Vec<ShardEntry>,
     tables: Vec<TableEntry>,
     site_tables: Vec<SiteTableEntry>,
+    ownerless: Vec<OwnerlessEntry>,
 }
 
 impl Draft {
@@ -123,7 +124,9 @@ impl Draft {
         let tiers = tiers(findings, &mut root);
         let kinds = declare::kinds(findings, &mut root);
         let shards = declare::shards(findings, &mut root, base_dir);
-        let (tables, site_tables) = declare::tables(findings, &mut root);
+        let databases = shards.iter().any(|shard| shard.site.is_some());
+        let TableEntries { named: tables, of_sites: site_tables, ownerless } =
+            declare::tables(findings, &mut root, databases);
         root.close(findings);
         Some(Self {
             fleet: fleet?.value,
@@ -137,18 +140,21 @@ impl Draft {
             shards,
             tables,
             site_tables,
+            ownerless,
         })
     }
 
     /// Checks what the sections say about each other.
     fn resolve(self, mut findings: Findings<'_>, file: &str, text: &str) -> Result<Topology, TopologyErrors> {
-        let mentioned = order::mentioned(&self.kinds, &self.tables, &self.site_tables, &self.shards);
+        let mentioned =
+            order::mentioned(&self.kinds, &self.tables, (&self.site_tables, &self.ownerless), &self.shards);
         let kinds = order::resolve(&mut findings, &self.kinds, &mentioned);
         order::check_cycles(&mut findings, &kinds, &mentioned);
         let source = self.source(&findings, file, &mentioned);
         let all = Kinds { configs: &kinds, mentioned: &mentioned };
         let shards = check::shards(&mut findings, self.shards, &all);
-        check::tables(&mut findings, &self.tables, &self.site_tables, &shards, &all);
+        check::tables(&mut findings, &self.tables, (&self.site_tables, &self.ownerless), &shards, &all);
+        check::ownerless(&mut findings, &self.ownerless, &shards);
         check::site_tables(&mut findings, &self.site_tables, &self.tables, &shards);
         check::directory(&mut findings, &self.directory, &self.tables, &self.site_tables);
         if let Some(licences) = &self.licences {
@@ -167,6 +173,10 @@ impl Draft {
             migrations: entry.migrations,
             harmless_triggers: entry.harmless_triggers,
         };
+        let database_table = |entry: OwnerlessEntry| {
+            let OwnerlessEntry { name, kind, migrations, harmless_triggers } = entry;
+            (name.value, DatabaseTable { kind: kind.value, migrations, harmless_triggers })
+        };
         Ok(Topology {
             digest: Digest::of(text.as_bytes()),
             source,
@@ -181,6 +191,7 @@ impl Draft {
             shards,
             tables: self.tables.into_iter().map(table).collect(),
             site_tables: self.site_tables.into_iter().map(site_table).collect(),
+            database_tables: self.ownerless.into_iter().map(database_table).collect(),
         })
     }
 
@@ -192,7 +203,9 @@ impl Draft {
             .site_tables
             .iter()
             .map(|table| (format!("tables.{}", table.pattern.value), table.pattern.at));
-        let tables = tables.chain(of_sites);
+        let ownerless =
+            self.ownerless.iter().map(|table| (format!("tables.{}", table.name.value), table.name.at));
+        let tables = tables.chain(of_sites).chain(ownerless);
         let lines = kinds.chain(shards).chain(tables).map(|(name, at)| (name, findings.line(at))).collect();
         Source { file: file.to_owned(), lines }
     }

@@ -1,4 +1,5 @@
-//! Tables of which each site has its own, in a schema of its own: `[tables."tenant_{site}.issue"]`.
+//! Tables of which each site has its own, in a schema of its own (`[tables."tenant_{site}.issue"]`) or in a database of
+//! its own (`site = "…"` of a shard).
 //!
 //! # Invariants
 //! - The placeholder stands once, in the schema's name. What stands in its place is the bare site id, as it is; an id
@@ -99,6 +100,25 @@ pub struct SiteTable {
     pub harmless_triggers: Vec<String>,
 }
 
+/// A declared table in databases of single sites.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatabaseTable {
+    /// The kind that its rows are part of.
+    pub kind: Kind,
+    /// As [`TableConfig::migrations`].
+    pub migrations: Vec<Migration>,
+    /// As [`TableConfig::harmless_triggers`].
+    pub harmless_triggers: Vec<String>,
+}
+
+impl From<TableConfig> for DatabaseTable {
+    /// In the database of one site its owner goes without saying.
+    fn from(config: TableConfig) -> Self {
+        let TableConfig { kind, owner: _, migrations, harmless_triggers } = config;
+        Self { kind, migrations, harmless_triggers }
+    }
+}
+
 /// The tables that are declared for one shard, by their live names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Declared {
@@ -106,24 +126,41 @@ pub struct Declared {
     named: BTreeMap<String, TableConfig>,
     /// Those of each site.
     of_sites: Vec<SiteTable>,
+    /// Those of the one site whose database it is.
+    of_database: Option<(SiteId, BTreeMap<String, DatabaseTable>)>,
 }
 
 impl From<BTreeMap<String, TableConfig>> for Declared {
     fn from(named: BTreeMap<String, TableConfig>) -> Self {
-        Self { named, of_sites: Vec::new() }
+        Self { named, ..Self::default() }
     }
 }
 
 impl Declared {
     /// Tables by name, and those of each site.
     pub fn new(named: BTreeMap<String, TableConfig>, of_sites: Vec<SiteTable>) -> Self {
-        Self { named, of_sites }
+        Self { named, of_sites, of_database: None }
+    }
+
+    /// Tables of a database of `site` alone.
+    pub fn of_database(site: SiteId, tables: BTreeMap<String, DatabaseTable>) -> Self {
+        Self { of_database: Some((site, tables)), ..Self::default() }
+    }
+
+    /// Whether they are those of a database of one site.
+    pub fn is_of_database(&self) -> bool {
+        self.of_database.is_some()
     }
 
     /// The declaration of a live table.
     pub fn get(&self, name: &str) -> Option<Cow<'_, TableConfig>> {
         if let Some(config) = self.named.get(name) {
             return Some(Cow::Borrowed(config));
+        }
+        if let Some((site, tables)) = &self.of_database {
+            let owner = Owner::Site { site: site.clone() };
+            let DatabaseTable { kind, migrations, harmless_triggers } = tables.get(name)?.clone();
+            return Some(Cow::Owned(TableConfig { kind, owner, migrations, harmless_triggers }));
         }
         self.of_sites.iter().find_map(|table| match table.pattern.named(name)? {
             Named::Site(site) => {
@@ -157,7 +194,9 @@ impl Declared {
     /// Kinds of all of them.
     pub fn kinds(&self) -> BTreeSet<&Kind> {
         let named = self.named.values().map(|config| &config.kind);
-        named.chain(self.of_sites.iter().map(|table| &table.kind)).collect()
+        let of_database = self.of_database.iter().flat_map(|(_, tables)| tables.values());
+        let of_database = of_database.map(|table| &table.kind);
+        named.chain(self.of_sites.iter().map(|table| &table.kind)).chain(of_database).collect()
     }
 }
 
@@ -165,13 +204,17 @@ impl Topology {
     /// Whether a table of this name is declared, in whatever shard.
     pub fn declares(&self, name: &str) -> bool {
         let own = |table: &SiteTable| matches!(table.pattern.named(name), Some(Named::Site(_)));
-        self.tables.contains_key(name) || self.site_tables.iter().any(own)
+        self.is_named(name) || self.site_tables.iter().any(own)
+    }
+
+    fn is_named(&self, name: &str) -> bool {
+        self.tables.contains_key(name) || self.database_tables.contains_key(name)
     }
 
     /// Whether a table of this name is declared, in whatever shard, and can hold rows of `site`.
     pub fn is_declared_for(&self, name: &str, site: &SiteId) -> bool {
         let own = |table: &SiteTable| table.pattern.named(name) == Some(Named::Site(site.clone()));
-        self.tables.contains_key(name) || self.site_tables.iter().any(own)
+        self.is_named(name) || self.site_tables.iter().any(own)
     }
 }
 

@@ -22,7 +22,7 @@ use super::state::{self, KnownLayout, State, Unreadable};
 use super::stream::Stream;
 use super::{install, slot, triggers};
 use crate::capture::{CaptureError, CaptureSource, ChangeSink, Installed, Polled, ShardState, SnapshotSink};
-use crate::postgres::connect::{PostgresConfig, block_on, text_settings};
+use crate::postgres::connect::{ConnectError, PostgresConfig, block_on, text_settings};
 
 /// Log that the slot may hold back where nothing is said: what a busy shard writes in about a day.
 const WAL_BYTES_MAX: u64 = 64 << 30;
@@ -122,7 +122,7 @@ impl PostgresSource {
         if self.client.as_ref().is_none_or(|(_, client)| client.is_closed()) {
             self.client = None;
             let config = PostgresConfig::parse(&self.connection)?;
-            let client = config.connect().await?;
+            let client = config.connect().await.map_err(|error| self.unreached(error))?;
             // A heartbeat is read back at once, and so has to be on disk; standbys are not waited for.
             client
                 .batch_execute("SET synchronous_commit = local")
@@ -134,6 +134,21 @@ impl PostgresSource {
             Some((config, client)) => Ok((config.clone(), client)),
             None => Err(CaptureError::transient("the connection was lost", "capture tries again")),
         }
+    }
+
+    /// A database that is not there is no loss where it is one shard of many sites: somebody is about to bring it back.
+    fn unreached(&self, error: ConnectError) -> CaptureError {
+        let gone = error.message().contains("SQLSTATE 3D000") && self.declared.is_of_database();
+        let mut error = CaptureError::from(error);
+        if gone {
+            error.hint = format!(
+                "restore the site: make an empty database of that name, run `muster capture init --shard {shard}` and \
+                 `muster capture --once --shard {shard}`, then plan; or take [shards.{shard}] out of the topology",
+                shard = self.shard
+            );
+            (error.gone, error.transient) = (true, true);
+        }
+        error
     }
 
     async fn read_state(&mut self) -> Result<State, CaptureError> {

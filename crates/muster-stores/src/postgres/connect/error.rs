@@ -160,7 +160,7 @@ fn unreached_hint(transient: bool) -> &'static str {
 
 impl From<ConnectError> for CaptureError {
     fn from(error: ConnectError) -> Self {
-        Self { message: error.message(), hint: error.hint.clone(), transient: error.transient }
+        Self { message: error.message(), hint: error.hint.clone(), transient: error.transient, gone: false }
     }
 }
 

@@ -92,9 +92,13 @@ fn schemas<'a>(tables: &[&'a CapturedTable]) -> BTreeSet<&'a str> {
     tables.iter().map(|table| schema_of(table)).collect()
 }
 
-/// The part of a topology name before its first dot; such a table's schema has none in its name.
+/// Schema and name of a table by its topology name; a schema with a dot in its name is no site's.
+fn parts(name: &str) -> (&str, &str) {
+    name.split_once('.').unwrap_or(("public", name))
+}
+
 fn schema_of(table: &CapturedTable) -> &str {
-    table.def.name.split_once('.').map_or("public", |(schema, _)| schema)
+    parts(&table.def.name).0
 }
 
 impl<'a> Recreation<'a> {
@@ -173,7 +177,7 @@ impl<'a> Recreation<'a> {
     /// Of those that are there now.
     async fn oids(&self, client: &Client) -> Result<Vec<u32>, Error> {
         let (schemas, names): (Vec<&str>, Vec<&str>) =
-            self.gone.iter().filter_map(|table| table.def.name.split_once('.')).unzip();
+            self.gone.iter().map(|table| parts(&table.def.name)).unzip();
         let sql = "SELECT c.oid FROM unnest($1::text[], $2::text[]) w(schema, name) \
             JOIN pg_namespace n ON n.nspname = w.schema \
             JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.name";
