@@ -158,10 +158,14 @@ fn exports_load_and_equal_the_live_rows(world: &World, report: &Report) {
         world.muster(&["export", &name, "--at", "now", "--out", &folder, "--with-definitions"]).ok();
         let file = world.path(&format!("{folder}/{bare}.{}.sql", store.kind.file_name()));
         let loaded = server.create_database("exported").unwrap();
-        server.psql(&loaded, &std::fs::read_to_string(&file).unwrap()).unwrap();
         let shard =
             world.fleet.shards.iter().find(|shard| shard.role == kind.role() && shard.region == region);
-        let live = &shard.unwrap().database.as_ref().unwrap().connection;
+        let database = shard.unwrap().database.as_ref().unwrap();
+        let live = &database.connection;
+        // Types have to be there.
+        let types = server.psql(&database.name, ENUMS).unwrap();
+        server.psql(&loaded, &types).unwrap();
+        server.psql(&loaded, &std::fs::read_to_string(&file).unwrap()).unwrap();
         let owned = |table: &&Table| table.kind == kind && table.owner != Owner::Reference;
         for table in tables(kind.role()).iter().filter(owned) {
             let sql = rows_of_site(table, bare);
@@ -172,6 +176,11 @@ fn exports_load_and_equal_the_live_rows(world: &World, report: &Report) {
     }
     assert!(compared > 50, "only {compared} rows were compared");
 }
+
+/// Statements that make the enums of a database again.
+const ENUMS: &str = "SELECT format('CREATE TYPE %s AS ENUM (%s);', t.oid::regtype, \
+    string_agg(quote_literal(e.enumlabel), ', ' ORDER BY e.enumsortorder)) \
+    FROM pg_type t JOIN pg_enum e ON e.enumtypid = t.oid GROUP BY t.oid";
 
 /// Rows as the server's text, in the order of the query.
 fn postgres_rows(url: &str, sql: &str) -> Vec<Vec<Option<String>>> {

@@ -29,7 +29,8 @@ pub(crate) struct ExportArgs {
     /// What will load the files; without it, the client of each store's shard.
     #[arg(long, value_enum)]
     format: Option<Format>,
-    /// Begin each file with the tables' definitions, for loading into an empty database.
+    /// Begin each file with the tables' definitions, for loading into an empty database. Types and functions that they use
+    /// have to be there.
     #[arg(long)]
     with_definitions: bool,
 }

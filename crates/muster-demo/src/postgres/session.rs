@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use postgres::error::SqlState;
 use postgres::types::ToSql;
 use postgres::{Client, Error};
 
 use super::server::Database;
 use super::translate::translated;
 use super::value::Parameter;
-use crate::record::Statement;
+use crate::record::{Statement, now_micros};
 
 /// How long a server may take to come back: crash recovery of a few hundred MB of log, on a busy machine.
 const BACK_SECONDS_MAX: u64 = 120;
@@ -74,20 +75,33 @@ impl Session {
         };
         match self.client.batch_execute("COMMIT") {
             Err(error) if Self::is_lost(&error) => {
+                let lost_at = now_micros();
                 self.reconnect()?;
-                self.was_committed(&number)
+                self.was_committed(&number, lost_at)
             }
             result => Ok(result.map(|()| true)?),
         }
     }
 
-    fn was_committed(&mut self, number: &str) -> Result<bool> {
-        let sql = "SELECT pg_xact_status($1::text::xid8)";
+    /// A number that was given and not yet durable in a crash is given again: whose commit came after the loss of this
+    /// session is another's.
+    fn was_committed(&mut self, number: &str, lost_at: i64) -> Result<bool> {
+        let sql = "SELECT pg_xact_status(x), (extract(epoch FROM pg_xact_commit_timestamp(x::xid)) * 1000000)::bigint \
+            FROM (SELECT $1::text::xid8 AS x) s";
         let deadline = Instant::now() + Duration::from_secs(BACK_SECONDS_MAX);
         loop {
-            let status: Option<String> = self.client.query_one(sql, &[&number])?.get(0);
+            let row = match self.client.query_one(sql, &[&number]) {
+                // It is given to nobody yet.
+                Err(error) if error.code() == Some(&SqlState::INVALID_PARAMETER_VALUE) => return Ok(false),
+                row => row?,
+            };
+            let (status, at): (Option<String>, Option<i64>) = (row.get(0), row.get(1));
             match status.as_deref() {
-                Some("committed") => return Ok(true),
+                Some("committed") => {
+                    let at =
+                        at.context("track_commit_timestamp is off: whose commit it was cannot be told")?;
+                    return Ok(at <= lost_at);
+                }
                 // Of a server that went on without us: its end of the session is still open.
                 Some("in progress") if Instant::now() < deadline => std::thread::sleep(RETRY),
                 Some("aborted") => return Ok(false),
