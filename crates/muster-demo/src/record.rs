@@ -98,7 +98,7 @@ pub(crate) enum Outcome {
     Committed,
     /// Rolled back, by intent or because of a constraint.
     RolledBack,
-    /// Nothing to do, nothing there to delete, or the site is gone.
+    /// Nothing to do, no row changed by it, or the site is gone.
     Skipped,
 }
 
@@ -221,8 +221,8 @@ impl Shard {
                 }
             }
         }
-        if intent.deletion && rows == 0 {
-            // No log has it: a store right behind it is one right before the deletion.
+        if rows == 0 {
+            // No log has it: a store right behind it is one right before it.
             return Ok(Outcome::Skipped);
         }
         if intent.roll_back {

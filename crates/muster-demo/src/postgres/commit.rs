@@ -47,7 +47,8 @@ pub(crate) fn commit(
         }
         Err((error, sql)) => return Err(error).with_context(|| format!("{}: {sql}", shard.name)),
     };
-    if intent.deletion && rows == 0 {
+    if rows == 0 {
+        // No log has it: a store right behind it is one right before it.
         session.roll_back()?;
         return Ok(Outcome::Skipped);
     }
