@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use muster_repo::SegmentSpool;
 use muster_types::catalog::IncarnationHistory;
-use muster_types::segment::{TableEvent, TableEventKind};
+use muster_types::segment::{DATABASE_GONE, TableEvent, TableEventKind};
 use muster_types::{Boundary, Kind, Position, Timestamp};
 
 /// Tables that are there by the log.
@@ -23,9 +23,10 @@ pub(crate) fn tables_there(history: &IncarnationHistory) -> BTreeMap<String, Kin
         for table in &*segment.tables {
             there.insert(table.def.name.clone(), table.kind.clone());
         }
-        for event in segment.table_events.iter().filter(|event| event.event == TableEventKind::Dropped) {
-            there.remove(&event.table);
-        }
+        // One that was dropped and made anew is there.
+        let last: BTreeMap<&String, TableEventKind> =
+            segment.table_events.iter().map(|event| (&event.table, event.event)).collect();
+        there.retain(|table, _| last.get(table) != Some(&TableEventKind::Dropped));
     }
     there
 }
@@ -44,7 +45,7 @@ pub(crate) fn note(
             event: TableEventKind::Dropped,
             at,
             position: None,
-            reason: "its database is gone".to_owned(),
+            reason: DATABASE_GONE.to_owned(),
         });
     }
     Boundary { position: Position(base.position.0 + 1), at: at.max(base.at) }

@@ -242,6 +242,9 @@ impl ShardCapture {
             (None, None) => self.resume_unwritten(chain, &known, state).await,
             (Some(head), named) => {
                 let mut reason = rewound(state, &head, named);
+                if reason.is_none() && head.gone {
+                    reason = Some("its database was noted as gone, and is there".to_owned());
+                }
                 if reason.is_none() && named != Some((head.sequence, head.digest)) {
                     reason = self.written_over(&head).await?;
                 }

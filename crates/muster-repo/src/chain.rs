@@ -9,7 +9,7 @@
 //! After any error of [`Chain::append`] the chain must be opened again: what became of the slot is read, not guessed.
 
 use muster_types::format::FORMAT;
-use muster_types::segment::{ChangeStamp, Commit, Segment};
+use muster_types::segment::{ChangeStamp, Commit, DATABASE_GONE, Segment};
 use muster_types::{Boundary, Digest, Incarnation, ShardName};
 
 use crate::document::{from_json_zstd, to_json_zstd};
@@ -34,6 +34,8 @@ pub struct ChainHead {
     pub last_change: Option<ChangeStamp>,
     /// Its last commit, where the shard's log tells commits; it may have no change.
     pub last_commit: Option<Commit>,
+    /// It notes that the shard's database is gone, and nothing else.
+    pub gone: bool,
 }
 
 /// The last change of a segment.
@@ -50,6 +52,7 @@ fn head_of(segment: &Segment, digest: Digest) -> ChainHead {
         predecessor: segment.predecessor,
         last_change: last_change(segment),
         last_commit: segment.commits.last().copied(),
+        gone: segment.table_events.iter().any(|event| event.reason == DATABASE_GONE),
     }
 }
 

@@ -37,6 +37,9 @@ pub struct ChangeStamp {
     pub at: Timestamp,
 }
 
+/// The reason of events that note a database of one site as gone; see [`TableEvent::reason`].
+pub const DATABASE_GONE: &str = "its database is gone";
+
 /// A commit inside a segment: a recovery point of its own, where the shard's log tells transactions apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commit {

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use super::context::{Context, StepError, StepResult};
 use super::job::{self, Job, TableDigests};
 use super::stage::{BATCHES_IN_FLIGHT, Read};
-use crate::driver::{GroupRows, PublishWork, RowBatch, StoreDriver, StoreWork};
+use crate::driver::{ErrorClass, GroupRows, PublishWork, RowBatch, StoreDriver, StoreWork};
 use crate::events::Work;
 
 /// Tables that are read ahead of the one that is being loaded: they are small, and each takes a thread a moment to begin.
@@ -94,7 +94,8 @@ impl<'a> Group<'a> {
         }
     }
 
-    /// What was staged is compared for all at once; a store of which it is not what it should be is looked at alone.
+    /// What was staged is compared for all at once; a store of which it is not what it should be is looked at alone. What
+    /// another attempt may mend is not waited for once a store.
     async fn verify(self, context: &Context, jobs: Vec<Job>) -> Vec<StepResult> {
         let found = self.driver.digest_staged_group(&self.works).await;
         let mut results = Vec::with_capacity(jobs.len());
@@ -105,6 +106,7 @@ impl<'a> Group<'a> {
             };
             results.push(match found {
                 Ok(found) if whole => job::verified(&**self.driver, work, &found).await,
+                Err(error) if error.class != ErrorClass::StagingLost => Err(error.into()),
                 _ => job.run(context).await,
             });
         }

@@ -46,6 +46,9 @@ pub(super) struct Signature {
     /// The log has told of a truncation since the files were read.
     #[serde(default)]
     emptied: bool,
+    /// What else a plan takes for the shape of its rows: kind, owner, key, and types by their names.
+    #[serde(default)]
+    shape: String,
 }
 
 impl Signature {
@@ -86,6 +89,8 @@ impl Signature {
             Some("it was dropped and made anew")
         } else if self.columns != before.columns {
             Some("its columns changed")
+        } else if self.shape != before.shape && !before.shape.is_empty() {
+            Some("its kind, its owner, its key or the name of a type changed")
         } else if self.published != before.published {
             Some("it was taken out of the publication for a time")
         } else if parts(&known) != parts(&before.files) {
@@ -135,6 +140,13 @@ pub(super) struct Layout {
 }
 
 impl Layout {
+    /// Every captured table that is there is in the publication, and no other.
+    pub(super) fn is_published(&self) -> bool {
+        let there = |table: &&Captured| self.by_oid.contains_key(&table.signature.oid);
+        let published = |table: &Captured| table.signature.published.is_some();
+        self.misplaced.is_empty() && self.tables.iter().filter(there).all(published)
+    }
+
     pub(super) fn by_relation(&self, relation: &Relation) -> Option<usize> {
         self.by_oid(relation.id)
     }
@@ -314,7 +326,7 @@ fn columns_of(relation: &Relation) -> impl Iterator<Item = (&str, u32, i32)> {
 pub(super) async fn fingerprint(client: &impl GenericClient, publication: &str) -> Result<String, Error> {
     let sql = "SELECT md5(coalesce(string_agg(x, ',' ORDER BY x), '')) FROM (\
         SELECT concat_ws(' ', c.oid, n.nspname, c.relname, c.relkind, c.relfilenode, c.relreplident, \
-        c.relispartition, c.relpersistence, \
+        (SELECT h.inhparent FROM pg_inherits h WHERE h.inhrelid = c.oid AND c.relispartition), c.relpersistence, \
         (SELECT string_agg(concat_ws(':', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attnotnull, \
          a.attisdropped, a.attgenerated), ';' ORDER BY a.attnum) \
          FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0), \
@@ -389,6 +401,7 @@ pub(super) async fn read(
             columns: Vec::new(),
             files: files.remove(&table.oid).unwrap_or_default(),
             emptied: false,
+            shape: String::new(),
         };
         let columns = columns.remove(&table.oid).unwrap_or_default();
         layout.by_oid.insert(table.oid, layout.tables.len());
@@ -419,6 +432,9 @@ fn captured(
     let identity = live.logged_old_columns().iter().filter_map(|name| at(name)).collect();
     signature.columns =
         columns.iter().map(|(name, oid, modifier)| format!("{name} {oid} {modifier}")).collect();
+    let types = live.def.stored_columns().map(|column| column.declared_type.as_str());
+    let types: Vec<&str> = types.collect();
+    signature.shape = format!("{} {:?} {:?} {types:?}", config.kind, config.owner, live.def.key);
     let table =
         CapturedTable { kind: config.kind.clone(), owner: config.owner.clone(), def: live.def.clone() };
     let owner = owner.unwrap_or(RowOwner::Nobody);

@@ -23,6 +23,10 @@ use super::stream::Item;
 use crate::capture::{CaptureError, ChangeSink};
 pub(super) use watch::Watch;
 
+/// Commits that one segment lists: an index of some 100 MB before compression. A poll of more, after capture was away for
+/// long, has its end as its only recovery point.
+const COMMITS_MAX: usize = 2_000_000;
+
 /// Changes in memory before they are handed on.
 const BUFFER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -257,7 +261,11 @@ impl<'a> Poll<'a> {
             self.reached =
                 Boundary { position: transaction.position, at: self.reached.at.max(transaction.at) };
             if transaction.counts || transaction.heartbeat.is_some() {
-                self.commits.push(Commit { position: transaction.position, at: transaction.at });
+                if self.commits.len() < COMMITS_MAX {
+                    self.commits.push(Commit { position: transaction.position, at: transaction.at });
+                } else {
+                    self.coarse = true;
+                }
             }
         }
         Committed { heartbeat: transaction.heartbeat, end }

@@ -163,7 +163,12 @@ async fn lock(
         lock_wait.as_millis(),
     );
     client.batch_execute(&sql).await.map_err(|error| {
-        let (class, _) = judge(error.code().map(|code| code.code()));
+        let code = error.code().map(|code| code.code());
+        if matches!(code, Some("42P01" | "3F000")) {
+            // What is gone by now would be looked for again.
+            shard.forget();
+        }
+        let (class, _) = judge(code);
         let mut error = shard.error(&format!("publish {}: lock its tables", work.store), &error);
         if class == muster_engine::driver::ErrorClass::Transient {
             error.hint = "a definition is being changed, or was: the step is tried again".into();

@@ -24,10 +24,12 @@ use super::shard::{Catalog, Shard};
 use super::stage::{self, ATTEMPT, Staged, of_attempt, table_name};
 use crate::comparison::Comparison;
 use crate::postgres::schema::{LiveTable, literal, quote, sql_text};
-use crate::postgres::system::DDL_LOCK;
 
 /// Longest that one statement may take: rows of one store, of which the largest take minutes to load.
 const STATEMENT_LIMIT: &str = "15min";
+
+/// A migration whose engine fell silent is rolled back by the server after this, so that another can take the run over.
+const IDLE_LIMIT: &str = "60s";
 
 /// The migrations that rows of a definition go through; each is asked of the columns that it begins with.
 pub(super) fn applying(shard: &Shard, def: &TableDef) -> Option<Vec<Migration>> {
@@ -94,8 +96,10 @@ pub(super) async fn migrate(shard: &Shard, work: &StoreWork) -> Result<Option<Mi
     let failed = |error: Error| shard.error(&format!("migrate {}", work.store), &error);
     let staged = stage::existing(shard, &session, work).await?;
     let catalog = Catalog::read(&session).await.map_err(failed)?;
-    let begin =
-        format!("BEGIN; SET LOCAL statement_timeout = '{STATEMENT_LIMIT}'; SET LOCAL lock_timeout = '10s'");
+    let begin = format!(
+        "BEGIN; SET LOCAL statement_timeout = '{STATEMENT_LIMIT}'; SET LOCAL lock_timeout = '10s'; \
+             SET LOCAL idle_in_transaction_session_timeout = '{IDLE_LIMIT}'"
+    );
     session.batch_execute(&begin).await.map_err(failed)?;
     check_epoch(shard, &session, work).await?;
     let mut migrated = Migrated::default();
@@ -106,6 +110,7 @@ pub(super) async fn migrate(shard: &Shard, work: &StoreWork) -> Result<Option<Mi
         let name = own_name(work, &table.def);
         let migration = Table { shard, client: &session, work, captured: table, then: &table.def, name };
         migration.copy(&staged).await.map_err(failed)?;
+        migration.check_whole(&staged).await?;
         let def = migration.apply(&migrations, &mut migrated.applied).await?;
         migration.check(&def, now)?;
         let digest = migration.digest(&def, &staged).await?;
@@ -149,12 +154,25 @@ impl Table<'_> {
         let (from, rows) = (table_name(&work.run, then), of_attempt(staged.attempt));
         // Rows that a statement adds belong to the store as well.
         let sql = format!(
-            "SELECT pg_advisory_xact_lock({DDL_LOCK}); DROP TABLE IF EXISTS {name}; \
+            "SELECT pg_advisory_xact_lock(hashtextextended({lock}, 0)); DROP TABLE IF EXISTS {name}; \
              CREATE UNLOGGED TABLE {name} AS SELECT s.{ATTEMPT}{comma}{columns} FROM {from} s WHERE {rows}; \
              ALTER TABLE {name} ALTER {ATTEMPT} SET DEFAULT {attempt}, ALTER {ATTEMPT} SET NOT NULL",
             attempt = staged.attempt,
+            // The names are this store's alone: migrations of others need not wait.
+            lock = literal(name),
         );
         self.client.batch_execute(&sql).await
+    }
+
+    /// A crash of the server since the rows were proven has emptied what they were staged in.
+    async fn check_whole(&self, staged: &Staged) -> Result<(), DriverError> {
+        let table = &self.then.name;
+        let (wanted, found) = (staged.rows.get(table).copied().unwrap_or(0), self.rows().await?);
+        if found == wanted {
+            return Ok(());
+        }
+        let what = format!("{found} of {wanted} staged rows of table `{table}` are there");
+        Err(stage::lost(self.shard, self.work, &what))
     }
 
     /// Runs the statements; gives the shape that comes out.

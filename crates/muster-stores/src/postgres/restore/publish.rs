@@ -69,9 +69,10 @@ pub(super) async fn publish(
     Ok(outcome)
 }
 
-/// Longest wait for another transaction's row in a publish with this bound.
+/// Longest wait for another transaction's row in a publish with this bound: well within it, so that such a wait is told
+/// from a publish that takes too long.
 pub(super) fn lock_wait(bound: Option<Duration>) -> Duration {
-    bound.map_or(LOCK_WAIT, |bound| bound.min(LOCK_WAIT)).max(Duration::from_millis(1))
+    bound.map_or(LOCK_WAIT, |bound| (bound / 2).min(LOCK_WAIT)).max(Duration::from_millis(1))
 }
 
 /// Begins a publish transaction.

@@ -6,6 +6,7 @@
 //! statement to be ahead of it.
 
 use muster_engine::driver::DriverError;
+use muster_types::table::ColumnDef;
 use tokio_postgres::{Client, Error};
 
 use super::live::KindTable;
@@ -28,7 +29,14 @@ pub(super) async fn advance(
         let Some(then) = table.then else { continue };
         let staged = table_name(rows.run, then);
         for sequence in &table.now.sequences {
-            if table.restored_columns().any(|column| column == sequence.column) {
+            // A text may own the sequence that its default draws from; its values are no numbers.
+            let counts = |column: &ColumnDef| {
+                column.name == sequence.column
+                    && ["smallint", "integer", "bigint", "numeric"]
+                        .iter()
+                        .any(|number| column.declared_type.starts_with(number))
+            };
+            if then.stored_columns().any(counts) {
                 one(client, sequence, &staged, rows.attempts).await.map_err(|error| {
                     let doing = format!("publish {}: bring sequence `{}` forward", rows.of, sequence.name);
                     shard.error(&doing, &error)

@@ -138,6 +138,11 @@ impl Shard {
         lock(&self.staging).clear();
     }
 
+    /// What is known of definitions does not hold.
+    pub(super) fn forget(&self) {
+        *lock(&self.known) = None;
+    }
+
     /// What is known of definitions, which may be old.
     pub(super) fn known(&self) -> Option<Arc<Catalog>> {
         lock(&self.known).clone()

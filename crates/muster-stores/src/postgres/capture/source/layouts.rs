@@ -35,7 +35,7 @@ impl PostgresSource {
         let failed = |error| explain(&config, "look at its tables", &error);
         let now = layout::fingerprint(client, &name).await.map_err(failed)?;
         let before = match before {
-            Some(before) if before.fingerprint == now => {
+            Some(before) if before.fingerprint == now && before.is_published() => {
                 return Ok(Layouts { before: None, newest: before, same: true, nonce });
             }
             other => other,
