@@ -176,9 +176,10 @@ async fn a_role_without_the_right_is_told_what_it_lacks() {
 /// One that only speaks may act; one that writes undoes the publish, whatever was declared.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_declared_trigger_may_act_as_long_as_it_changes_nothing() {
-    for (body, permitted) in
-        [("PERFORM pg_notify('came', NEW.id::text);", true), ("DELETE FROM people WHERE id = 9;", false)]
-    {
+    for (body, permitted) in [
+        ("PERFORM pg_notify('came', NEW.id::text);", true),
+        ("DELETE FROM public.people WHERE id = 9;", false),
+    ] {
         let mut world = world().await;
         world
             .sql(&format!(
