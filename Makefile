@@ -28,7 +28,8 @@ demo-postgres: services
 	@set -e; services=$$($(CARGO) run --quiet --locked -p muster-services -- status); \
 	eval "$$(echo "$$services" | grep '^export ')"; \
 	place() { echo "$$services" | awk -v name="$$1" '$$1 == name { print $$2 }'; }; \
-	set -x; target/release/muster demo --postgres "$$(place PostgreSQL)" --s3 "$$(place MinIO)" $(DEMO)
+	set -- --postgres "$$(place PostgreSQL)" --s3 "$$(place MinIO)" $(DEMO); \
+	echo "target/release/muster demo $$*"; target/release/muster demo "$$@"
 
 services: check-tools
 	$(CARGO) run --quiet --locked -p muster-services -- up
