@@ -90,6 +90,11 @@ pub(super) fn judge(code: Option<&str>) -> (ErrorClass, String) {
             Permanent,
             "a live type no longer takes such a value: compare the types with those at the recovery point",
         ),
+        // Most often a definition that went at that very moment; damage has codes of its own.
+        Some("XX000") => (
+            Transient,
+            "the server met an inner fault, as when a table goes that is being looked at; the step is tried again",
+        ),
         Some(code) if code.starts_with("58") || code.starts_with("XX") => {
             (Permanent, "the server has a fault of its own: look at its log, mend it and resume the run")
         }
@@ -105,7 +110,7 @@ mod tests {
     #[test]
     fn the_class_follows_from_the_state() {
         let class = |code| judge(Some(code)).0;
-        for code in ["40001", "40P01", "55P03", "57014", "08006", "57P05"] {
+        for code in ["40001", "40P01", "55P03", "57014", "08006", "57P05", "XX000"] {
             assert_eq!(class(code), ErrorClass::Transient, "{code}");
         }
         for code in ["53300", "53200"] {
