@@ -99,7 +99,7 @@ pub fn check_shard(
         // A file takes whatever its process may write.
         DriverConfig::Sqlite { .. } => Ok((Vec::new(), Vec::new())),
         DriverConfig::Postgres { connection } => {
-            let found = postgres::check(shard, connection, &topology.shard_tables(shard))?;
+            let found = postgres::check(shard, connection, &topology.declared(shard))?;
             Ok((found.problems, found.notes))
         }
     }

@@ -1,9 +1,7 @@
 //! Whether a database can be captured and restored into, before either is needed.
 
-use std::collections::BTreeMap;
-
 use muster_types::ShardName;
-use muster_types::topology::TableConfig;
+use muster_types::topology::Declared;
 
 use super::capture::capture_notes;
 use super::connect::block_on;
@@ -15,11 +13,7 @@ use crate::capture::CaptureError;
 ///
 /// # Errors
 /// The database cannot be reached.
-pub fn check(
-    shard: &ShardName,
-    connection: &str,
-    tables: &BTreeMap<String, TableConfig>,
-) -> Result<Fitness, CaptureError> {
+pub fn check(shard: &ShardName, connection: &str, tables: &Declared) -> Result<Fitness, CaptureError> {
     let captured = PostgresSource::new(shard.clone(), connection, tables.clone()).check();
     let driver = PostgresDriver::new(shard.clone(), connection, tables.clone());
     let fitness = block_on(driver.fitness())?;

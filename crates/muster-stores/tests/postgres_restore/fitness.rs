@@ -20,7 +20,7 @@ async fn world() -> World {
 
 fn look(world: &World, connection: &str) -> Fitness {
     let shard = ShardName::new("db-1").unwrap();
-    tokio::task::block_in_place(|| check(&shard, connection, &world.declared)).unwrap()
+    tokio::task::block_in_place(|| check(&shard, connection, &world.declared.clone().into())).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
