@@ -105,7 +105,7 @@ fn crashes_at_random_moments_cost_nobody_a_row() {
     for case in 0..cases(1) {
         let mut scene = Scene::set(seed(40) + case);
         let mut rng = ChaCha8Rng::seed_from_u64(scene.world.seed);
-        let mut harms = [Harm::Engine, Harm::Capture, Harm::Postgres, Harm::Minio].repeat(2);
+        let mut harms = [Harm::Engine, Harm::Capture, Harm::Postgres, Harm::Minio].repeat(3);
         harms.shuffle(&mut rng);
         let mut done: Vec<(Harm, Moment)> = Vec::new();
         let mut engine = Engine::start(&scene.world, RUN, APPLY);
@@ -118,7 +118,7 @@ fn crashes_at_random_moments_cost_nobody_a_row() {
         }
         let ended = engine.finish();
         assert_eq!(ended.code, Some(0), "after {done:?}: {ended}");
-        assert!(done.len() >= 6, "it ended after {done:?}");
+        assert!(done.len() >= 8, "it ended after {done:?}");
         println!("seed {}: {done:?}", scene.world.seed);
         scene.conclude();
     }
