@@ -48,7 +48,7 @@ test: lint
 	tests/tools.sh
 	$(MAKE) services
 	$(CARGO) build --locked -p muster-cli
-	$(CARGO) test --workspace --locked
+	$(CARGO) test --workspace --locked --no-fail-fast
 
 bench: check-tools
 	$(CARGO) run --release --locked -p muster-benches

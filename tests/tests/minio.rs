@@ -196,6 +196,7 @@ fn a_full_bucket_stops_the_run_until_there_is_room() {
     let room = Mount::small_disk(&disk, 256 * 1024);
     let minio = Minio::own_at(&disk).unwrap();
     let bucket = minio.create_bucket("full").unwrap();
+    let probe = format!("/{}/probe", minio.create_bucket("room").unwrap());
     let world = World::on_minio(SIZE, seed(23), &minio, &bucket);
     world.capture();
     let incident = Incident::delete(&world, VICTIMS, Duration::ZERO);
@@ -208,9 +209,12 @@ fn a_full_bucket_stops_the_run_until_there_is_room() {
     let full = std::io::copy(&mut std::io::repeat(7), &mut std::fs::File::create(&filler).unwrap());
     assert_eq!(full.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
     let says = ["XMinioStorageFull", &bucket, "free space", "run the command again"];
-    world.muster(&["apply", "plan.json", "--run", "r"]).code(1).says(&says);
+    let refused = world.muster(&["apply", "plan.json", "--run", "r"]).code(1).says(&says);
+    assert_eq!(refused.stderr.matches("free space").count(), 1, "{refused}");
     world.muster(&["capture", "--once", "--snapshot"]).code(1).says(&says);
     std::fs::remove_file(&filler).unwrap();
+    // The server looks at its disk now and then only.
+    until("the server takes objects again", || minio.request("PUT", &probe, "x").is_ok());
     let again = world.muster(&["resume", "r"]);
     if again.code == Some(2) {
         // Not even its first record had room: the run never was.

@@ -177,7 +177,11 @@ pub(crate) fn failure(error: EngineError) -> anyhow::Error {
         EngineError::Refused { reasons } => {
             format!("the plan cannot be applied:{}\n{}", listed(reasons), error.hint())
         }
-        _ => format!("{error}; {}", error.hint()),
+        _ => {
+            let (text, hint) = (error.to_string(), error.hint());
+            // Errors of the repository and of shards say their way out themselves.
+            if text.ends_with(&hint) { text } else { format!("{text}; {hint}") }
+        }
     };
     match error {
         EngineError::Refused { .. }
