@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Plan(commands::plan::PlanArgs),
     /// Execute a plan.
     Apply(commands::apply::ApplyArgs),
+    /// Hold a list of ids that is about to be deleted against what is live, before it is.
+    Preflight(commands::preflight::PreflightArgs),
     /// List runs.
     Runs(commands::runs::RunsArgs),
     /// Show where a run stands.

@@ -13,6 +13,8 @@ pub(crate) enum Exit {
     Partial = 3,
     /// Refused, because it would not be safe: inputs changed, another run holds the store or the run.
     Refused = 4,
+    /// A preflight says no: the list is not what was said, or not the one that was approved.
+    Preflight = 5,
 }
 
 /// An error that knows its exit code.
@@ -47,6 +49,11 @@ pub(crate) fn code_of(error: &anyhow::Error) -> u8 {
 /// Wraps an error as wrong input.
 pub(crate) fn input(error: impl fmt::Display) -> anyhow::Error {
     Failure::new(Exit::Input, error.to_string()).into()
+}
+
+/// Wraps an error as the answer of a preflight.
+pub(crate) fn preflight(error: impl fmt::Display) -> anyhow::Error {
+    Failure::new(Exit::Preflight, error.to_string()).into()
 }
 
 /// Wraps an error as a refusal.

@@ -87,6 +87,15 @@ pub(crate) fn moment(text: &str) -> Result<Timestamp> {
     text.parse().map_err(exit::input)
 }
 
+/// A span of time such as `5m` or `24h`, in whole seconds.
+pub(crate) fn span_seconds(text: &str) -> Result<u64> {
+    let wrong = || exit::input(format!("`{text}` is not a span of time; write it as `90s`, `5m` or `24h`"));
+    let span: jiff::Span = text.parse().map_err(|_| wrong())?;
+    let seconds =
+        span.total((jiff::Unit::Second, jiff::SpanRelativeTo::days_are_24_hours())).map_err(|_| wrong())?;
+    if seconds < 1.0 { Err(wrong()) } else { Ok(seconds as u64) }
+}
+
 /// Sites by what their directory row says, or by the shard that holds them.
 #[derive(Debug, Default, Args)]
 pub(crate) struct SiteFilter {

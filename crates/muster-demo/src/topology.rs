@@ -118,6 +118,7 @@ fn head(options: &TopologyOptions) -> String {
          \n[directory.columns]\nname = \"name\"\nregion = \"region\"\ntier = \"tier\"\ncustomer = \"customer\"\n\
          internal = \"internal\"\nusers = \"users\"\n\
          \n[licences]\nkind = \"licence\"\ntable = \"licence\"\nproduct_column = \"product\"\nactive_column = \"active\"\n\
+         \n[ids.app]\ntable = \"licence\"\ncolumn = \"licence_id\"\nkind_column = \"product\"\nkinds = [\"app:*\"]\n\
          \n[tiers.enterprise]\nrto_seconds = 3600\nrpo_seconds = 60\n\
          \n[tiers.standard]\nrto_seconds = 14400\nrpo_seconds = 300\n\
          \n[tiers.free]\nrto_seconds = 86400\nrpo_seconds = 3600\n",

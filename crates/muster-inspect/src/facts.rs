@@ -9,7 +9,7 @@ use muster_rows::{Class, Row};
 use muster_types::catalog::{Catalog, SiteFacts};
 use muster_types::incident::IncidentSite;
 use muster_types::table::CapturedTable;
-use muster_types::topology::Topology;
+use muster_types::topology::{Topology, is_true};
 use muster_types::{Kind, SiteId};
 
 use crate::error::InspectError;
@@ -141,18 +141,9 @@ impl Fact {
 
 fn facts_of(topology: &Topology, table: &CapturedTable, row: &Row) -> Vec<Fact> {
     let mut facts = Vec::new();
-    let text = |column: &Option<String>| column.as_deref().and_then(|column| text_of(table, row, column));
     if table.def.name == topology.directory.table {
-        let columns = &topology.directory.columns;
-        facts.push(Fact::Directory(Box::new(SiteFacts {
-            name: text(&columns.name),
-            region: text(&columns.region),
-            tier: text(&columns.tier),
-            customer: text(&columns.customer),
-            internal: text(&columns.internal).is_some_and(|value| is_true(&value)),
-            users: text(&columns.users).and_then(|value| value.parse().ok()).unwrap_or(0),
-            licensed: Vec::new(),
-        })));
+        let said = topology.directory.columns.facts(|column| text_of(table, row, column));
+        facts.push(Fact::Directory(Box::new(said)));
     }
     if let Some(licences) = topology.licences.as_ref().filter(|licences| licences.table == table.def.name) {
         let active = licences
@@ -163,11 +154,6 @@ fn facts_of(topology: &Topology, table: &CapturedTable, row: &Row) -> Vec<Fact> 
         facts.extend(kind.filter(|_| active).map(Fact::Licensed));
     }
     facts
-}
-
-/// Booleans as databases print them.
-fn is_true(value: &str) -> bool {
-    !matches!(value, "0" | "" | "f" | "false")
 }
 
 fn text_of(table: &CapturedTable, row: &Row, column: &str) -> Option<String> {

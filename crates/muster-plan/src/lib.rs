@@ -8,6 +8,7 @@
 //!   last.
 //! - [`mod@detect`], [`mod@history`]: what was lost and when; what happened to a site.
 //! - [`mod@diff`]: what differs between two plans.
+//! - [`preflight`]: what a list of ids that is about to be deleted really names.
 //! - [`synthetic`]: a made-up fleet for benchmarks and tests.
 //! - [`index`], [`schema`], [`order`]: lookups over a catalog, its tables by kind and site; parents before children.
 //!
@@ -28,6 +29,7 @@ pub mod inputs;
 pub mod order;
 pub mod planner;
 pub mod points;
+pub mod preflight;
 pub mod recovery;
 pub mod schema;
 pub mod stores;

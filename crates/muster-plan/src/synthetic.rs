@@ -120,6 +120,7 @@ pub fn topology(fleet: Fleet) -> Result<Topology, IdError> {
             table: "sites".to_owned(),
             columns: DirectoryColumns::default(),
         },
+        ids: BTreeMap::new(),
         licences: Some(Licences {
             kind: "licence".parse()?,
             table: "licences".to_owned(),

@@ -1,6 +1,6 @@
 //! Where each object of a repository lies, relative to its prefix.
 
-use muster_types::{Digest, Incarnation, RunId, ShardName, SnapshotId};
+use muster_types::{Digest, Incarnation, RunId, ShardName, SnapshotId, Timestamp};
 
 /// The repository's own document.
 pub const REPOSITORY: &str = "repository.json";
@@ -63,6 +63,16 @@ pub fn segment_data(shard: &ShardName, incarnation: &Incarnation, sequence: u64,
 pub(crate) fn index_sequence(log_folder: &str, key: &str) -> Option<u64> {
     let number = key.strip_prefix(log_folder)?.strip_suffix(".json.zst")?;
     (number.len() == 20).then(|| number.parse().ok())?
+}
+
+/// Folder of the preflights with one hash.
+pub fn preflights(hash: &Digest) -> String {
+    format!("preflights/{hash}/")
+}
+
+/// A preflight; keys ascend with time.
+pub fn preflight(hash: &Digest, made_at: Timestamp) -> String {
+    format!("{}{:020}.json.zst", preflights(hash), made_at.as_micros())
 }
 
 /// A run's plan.

@@ -12,6 +12,7 @@
 //! | [`chain`] | [`Chain`]: the create-if-absent chain of segment indexes |
 //! | [`catalog`] | what can be restored, read for chosen sites |
 //! | [`log`] | [`log::LogReader`]: the change log between two positions |
+//! | [`preflights`] | preflights that passed |
 //! | [`range`] | [`RangeReader`]: coalesced ranged reads, each fetched once |
 //! | [`rows`] | the rows of one table at a recovery point |
 //! | [`runs`] | [`RunObjects`]: plan and journal of a run |
@@ -38,6 +39,7 @@ pub mod keys;
 pub mod log;
 pub mod memory;
 pub mod objects;
+pub mod preflights;
 pub mod range;
 pub mod repository;
 pub mod rows;

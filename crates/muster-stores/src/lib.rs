@@ -1,7 +1,8 @@
-//! Store drivers: each has a capture and a restore side.
+//! Store drivers: each has a capture and a restore side. [`lookup`] finds live rows by a key.
 
 pub mod capture;
 mod comparison;
+pub mod lookup;
 pub mod postgres;
 pub mod sqlite;
 

@@ -19,6 +19,7 @@ pub mod incident;
 pub mod journal;
 pub mod plan;
 pub mod position;
+pub mod preflight;
 pub mod report;
 pub mod request;
 pub mod segment;

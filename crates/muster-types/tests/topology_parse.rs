@@ -230,7 +230,7 @@ fn unknown_keys_are_named_and_several_errors_told_at_once() {
         text,
         "\
 t.toml:2: unknown key `owner` in the topology
-    the keys here are `capture`, `directory`, `fleet`, `kinds`, `licences`, `limits`, `repository`, `shards`, `tables`, `tiers`
+    the keys here are `capture`, `directory`, `fleet`, `ids`, `kinds`, `licences`, `limits`, `repository`, `shards`, `tables`, `tiers`
 t.toml:12: `rto_seconds` in [tiers.standard] is 0
     write a whole number above zero, or leave it out where it has a default
 t.toml:18: unknown key `regoin` in [shards.a]
@@ -506,6 +506,39 @@ t.toml:9: unknown key `nam` in [directory.columns]
     did you mean `name`? the keys here are `customer`, `internal`, `name`, `region`, `tier`, `users`
 t.toml:11: [licences] has no `product_column`
     add `product_column = \"...\"`, the column that names the kind"
+    );
+}
+
+#[test]
+fn types_of_ids_are_rows_of_sites() {
+    let with = |ids: &str| format!("{ids}\n\n[tiers.standard]");
+    let good =
+        "[ids.app]\ntable = \"page\"\ncolumn = \"id\"\nkind_column = \"kind\"\nkinds = [\"product:*\"]";
+    let topology = parse(&GOOD.replace("[tiers.standard]", &with(good))).unwrap();
+    let app = &topology.ids["app"];
+    assert_eq!((app.table.as_str(), app.tenant_column.as_str()), ("page", "site_id"));
+    assert_eq!(names(app.kinds.iter().collect()), ["product:wiki"]);
+    assert_eq!(
+        wrong(&[("[tiers.standard]", &with(&good.replace("page", "note")))]),
+        "\
+t.toml:11: [ids.app] names table `note`, which has no tenant column
+    name a table whose rows have a `tenant` column, so that the site of an id is known"
+    );
+    assert_eq!(
+        wrong(&[("[tiers.standard]", &with(&good.replace("page", "pge")))]),
+        "\
+t.toml:11: [ids.app] names table `pge`, which is not declared
+    did you mean `page`? declare it, or name another table"
+    );
+    assert_eq!(
+        wrong(&[("[tiers.standard]", &with("[ids.site]\ntable = \"page\"\ncolumn = \"id\""))]),
+        "\
+t.toml:10: [ids.site] has no `kind_column`
+    add `kind_column = \"...\"`, which names the kind of the store that the id stands for
+t.toml:10: [ids.site] has no kinds
+    add `kinds = [...]`, such as \"app:*\": rows of other kinds are not of this type
+t.toml:10: the ids of sites are declared twice
+    remove the section: a site's id is that of its row in the [directory]"
     );
 }
 

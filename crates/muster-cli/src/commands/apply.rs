@@ -106,7 +106,7 @@ pub(crate) fn engine(context: &Context) -> (Engine, tokio::task::JoinHandle<()>)
 }
 
 /// Host and process, for those who ask who holds a run.
-fn operator() -> String {
+pub(crate) fn operator() -> String {
     let host =
         std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "unknown-host\n".to_owned());
     format!("{}:{}", host.trim(), std::process::id())

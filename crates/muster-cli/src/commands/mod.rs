@@ -11,6 +11,8 @@ pub(crate) mod export;
 pub(crate) mod history;
 pub(crate) mod plan;
 mod plan_view;
+pub(crate) mod preflight;
+mod preflight_view;
 pub(crate) mod report;
 pub(crate) mod runs;
 pub(crate) mod s3;
@@ -34,6 +36,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         Command::Sites(command) => sites::run(topology, command).await,
         Command::Detect(command) => detect::run(topology, command).await,
         Command::Plan(command) => plan::run(topology, command).await,
+        Command::Preflight(command) => preflight::run(topology, command).await,
         Command::Apply(command) => apply::apply(topology, command).await,
         Command::Runs(command) => runs::run(topology, command).await,
         Command::Status(command) => status::run(topology, command).await,

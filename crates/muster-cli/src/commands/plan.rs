@@ -114,7 +114,10 @@ pub(crate) async fn make(context: &Context, request: &PlanRequest) -> Result<Pla
 }
 
 /// Asks every shard's driver for the live state of the stores that go there.
-async fn probe(context: &Context, stores: &[StoreToProbe]) -> Result<BTreeMap<StoreId, LiveStore>> {
+pub(crate) async fn probe(
+    context: &Context,
+    stores: &[StoreToProbe],
+) -> Result<BTreeMap<StoreId, LiveStore>> {
     let mut by_shard: BTreeMap<&ShardName, Vec<StoreProbe>> = BTreeMap::new();
     for store in stores {
         let probe = StoreProbe { store: store.store.clone(), tables: store.tables.clone() };

@@ -329,7 +329,7 @@ pub(super) fn licences(
 }
 
 /// Whether the section names a table of which each site has its own, which cannot be: it is read for all sites.
-fn is_of_sites(
+pub(super) fn is_of_sites(
     findings: &mut Findings<'_>,
     at: usize,
     section: &str,

@@ -94,7 +94,7 @@ pub(super) fn kinds(findings: &mut Findings<'_>, root: &mut Section<'_>) -> Vec<
     entries
 }
 
-fn pattern(findings: &mut Findings<'_>, text: &At<String>) -> Option<At<Pattern>> {
+pub(super) fn pattern(findings: &mut Findings<'_>, text: &At<String>) -> Option<At<Pattern>> {
     let parsed = Pattern::parse(&text.value);
     if parsed.is_none() {
         let hint = format!("{KIND_HINT}; the patterns are `product:*` and `app:*`");

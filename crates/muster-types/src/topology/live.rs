@@ -222,7 +222,7 @@ impl Check<'_> {
         None
     }
 
-    /// Columns that the directory and the licences name.
+    /// Columns that the directory, the licences and the types of ids name.
     fn directory_columns(&self) -> Vec<TopologyError> {
         let directory = &self.topology.directory;
         let columns = &directory.columns;
@@ -238,6 +238,10 @@ impl Check<'_> {
         if let Some(licences) = &self.topology.licences {
             let named = [Some(&licences.product_column), licences.active_column.as_ref()];
             errors.extend(self.named_columns(&licences.table, named.into_iter().flatten(), "licences"));
+        }
+        for (name, id_type) in &self.topology.ids {
+            let named = [&id_type.column, &id_type.kind_column];
+            errors.extend(self.named_columns(&id_type.table, named.into_iter(), &format!("ids.{name}")));
         }
         errors
     }

@@ -20,6 +20,7 @@
 mod check;
 mod declare;
 mod error;
+mod id_type;
 mod live;
 mod migration;
 mod order;
@@ -28,12 +29,14 @@ mod raw;
 mod tenancy;
 
 pub use error::{TopologyError, TopologyErrors};
+pub use id_type::{IdType, SITE_ID_TYPE};
 pub use migration::{Migration, STAGED};
 pub use tenancy::{DatabaseTable, Declared, Named, PLACEHOLDER, SiteTable, TablePattern};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::catalog::SiteFacts;
 use crate::digest::Digest;
 use crate::ids::{Kind, ShardName, SiteId};
 use crate::table::Owner;
@@ -57,6 +60,8 @@ pub struct Topology {
     pub directory: Directory,
     /// Where a site's licensed products and apps stand, if anywhere.
     pub licences: Option<Licences>,
+    /// Types of ids other than sites', by the word before the colon.
+    pub ids: BTreeMap<String, IdType>,
     /// By name.
     pub tiers: BTreeMap<String, Tier>,
     /// By name, in dependency order when iterated through [`Topology::kinds_in_order`].
@@ -149,6 +154,43 @@ pub struct DirectoryColumns {
     pub internal: Option<String>,
     /// Number of users.
     pub users: Option<String>,
+}
+
+impl Topology {
+    /// The column of the directory that holds the site's id.
+    pub fn directory_tenant(&self) -> Option<&str> {
+        match &self.tables.get(&self.directory.table)?.owner {
+            Owner::Tenant { column } => Some(column),
+            _ => None,
+        }
+    }
+}
+
+impl DirectoryColumns {
+    /// What a row of the directory says; `text` gives a column's value as text, none where it is NULL.
+    pub fn facts(&self, text: impl Fn(&str) -> Option<String>) -> SiteFacts {
+        let text = |column: &Option<String>| column.as_deref().and_then(&text);
+        SiteFacts {
+            name: text(&self.name),
+            region: text(&self.region),
+            tier: text(&self.tier),
+            customer: text(&self.customer),
+            internal: text(&self.internal).is_some_and(|value| is_true(&value)),
+            users: text(&self.users).and_then(|value| value.parse().ok()).unwrap_or(0),
+            licensed: Vec::new(),
+        }
+    }
+
+    /// The columns that have a name.
+    pub fn names(&self) -> Vec<String> {
+        let all = [&self.name, &self.region, &self.tier, &self.customer, &self.internal, &self.users];
+        all.into_iter().flatten().cloned().collect()
+    }
+}
+
+/// Whether a column holds true, as databases print it.
+pub fn is_true(value: &str) -> bool {
+    !matches!(value, "0" | "" | "f" | "false")
 }
 
 /// The licence table: one row per licensed product or app of a site.

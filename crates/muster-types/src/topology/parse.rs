@@ -9,6 +9,7 @@ use toml::de::DeTable;
 use super::check::{self, Kinds};
 use super::declare::{self, KindEntry, OwnerlessEntry, ShardEntry, SiteTableEntry, TableEntries, TableEntry};
 use super::error::TopologyErrors;
+use super::id_type::{self, IdTypeEntry};
 use super::order;
 use super::raw::{At, Findings, Section};
 use super::{
@@ -98,6 +99,7 @@ struct Draft {
     limits: RunLimits,
     directory: At<Directory>,
     licences: Option<At<Licences>>,
+    ids: Vec<IdTypeEntry>,
     tiers: BTreeMap<String, Tier>,
     kinds: Vec<KindEntry>,
     shards: Vec<ShardEntry>,
@@ -121,6 +123,7 @@ impl Draft {
         let limits = limits(findings, &mut root);
         let directory = directory(findings, &mut root);
         let licences = licences(findings, &mut root);
+        let ids = id_type::read(findings, &mut root);
         let tiers = tiers(findings, &mut root);
         let kinds = declare::kinds(findings, &mut root);
         let shards = declare::shards(findings, &mut root, base_dir);
@@ -135,6 +138,7 @@ impl Draft {
             limits,
             directory: directory?,
             licences,
+            ids,
             tiers,
             kinds,
             shards,
@@ -160,6 +164,7 @@ impl Draft {
         if let Some(licences) = &self.licences {
             check::licences(&mut findings, licences, &self.tables, &self.site_tables);
         }
+        let ids = id_type::resolve(&mut findings, self.ids, (&self.tables, &self.site_tables), &all);
         if !findings.is_clean() {
             return Err(TopologyErrors(findings.into_errors()));
         }
@@ -186,6 +191,7 @@ impl Draft {
             limits: self.limits,
             directory: self.directory.value,
             licences: self.licences.map(|licences| licences.value),
+            ids,
             tiers: self.tiers,
             kinds,
             shards,

@@ -16,7 +16,8 @@ use tokio::sync::mpsc;
 
 use super::fitness::{self, Fitness};
 use super::shard::Shard;
-use super::{fence, group, look, migrate, probe, proof, publish, stage};
+use super::{fence, find, group, look, migrate, probe, proof, publish, stage};
+use crate::lookup::{FoundRow, Lookup};
 
 /// The restore side of one database.
 #[derive(Clone)]
@@ -37,6 +38,14 @@ impl PostgresDriver {
     /// The database cannot be reached or read.
     pub async fn fitness(&self) -> Result<Fitness, DriverError> {
         fitness::fitness(&self.shard).await
+    }
+
+    /// Rows of a shared table by a key. Reads only.
+    ///
+    /// # Errors
+    /// The database cannot be reached or read, or has no such column.
+    pub async fn find(&self, lookup: &Lookup) -> Result<Vec<FoundRow>, DriverError> {
+        find::find(&self.shard, lookup).await
     }
 }
 

@@ -22,6 +22,7 @@ mod driver;
 mod effects;
 mod errors;
 mod fence;
+mod find;
 mod fitness;
 mod group;
 mod live;

@@ -17,7 +17,8 @@ use tokio::sync::mpsc;
 
 use super::fault::Fault;
 use super::shard::Shard;
-use super::{changes, fence, look, probe, proof, publish, stage};
+use super::{changes, fence, find, look, probe, proof, publish, stage};
+use crate::lookup::{FoundRow, Lookup};
 
 /// The restore side of one SQLite file.
 #[derive(Clone)]
@@ -38,6 +39,15 @@ impl SqliteDriver {
     pub fn with_fault(mut self, fault: Fault) -> Self {
         self.fault = Some(Arc::new(fault));
         self
+    }
+
+    /// Rows of a shared table by a key. Reads only.
+    ///
+    /// # Errors
+    /// The file cannot be read, or has no such column.
+    pub async fn find(&self, lookup: &Lookup) -> Result<Vec<FoundRow>, DriverError> {
+        let lookup = lookup.clone();
+        self.blocking(move |shard| find::find(shard, &lookup)).await
     }
 
     async fn blocking<T: Send + 'static>(

@@ -24,6 +24,7 @@ mod effects;
 mod errors;
 mod fault;
 mod fence;
+mod find;
 mod live;
 mod log;
 mod look;
