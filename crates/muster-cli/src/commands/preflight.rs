@@ -44,7 +44,7 @@ enum PreflightCommand {
 struct DeletionArgs {
     #[command(flatten)]
     list: ListArgs,
-    /// The type that every id must be of: `site`, or one of the topology's [ids].
+    /// The type that every id must be of: `site`, or one of the topology's `[ids]`.
     #[arg(long, value_name = "TYPE")]
     expect: String,
     /// How many ids there must be.
