@@ -16,6 +16,7 @@ pub mod digest;
 pub mod format;
 pub mod ids;
 pub mod incident;
+pub mod jobs;
 pub mod journal;
 pub mod plan;
 pub mod position;
