@@ -75,6 +75,21 @@ pub fn preflight(hash: &Digest, made_at: Timestamp) -> String {
     format!("{}{:020}.json.zst", preflights(hash), made_at.as_micros())
 }
 
+/// Folder of a job's chain.
+pub fn job(job: &str) -> String {
+    format!("jobs/{job}/")
+}
+
+/// A record of a job's chain.
+pub fn job_record(name: &str, sequence: u64) -> String {
+    format!("{}{sequence:020}.json", job(name))
+}
+
+/// The sign of life of a server.
+pub fn server(server: &str) -> String {
+    format!("servers/{server}.json")
+}
+
 /// A run's plan.
 pub fn plan(run: &RunId) -> String {
     format!("runs/{run}/plan.json.zst")

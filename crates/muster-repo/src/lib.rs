@@ -6,6 +6,7 @@
 //! | [`s3`] | [`S3Objects`]: that trait over `aws-sdk-s3` |
 //! | [`memory`] | [`MemoryObjects`]: that trait in memory, and [`memory::Faulty`], a wrapper that injects faults |
 //! | [`repository`] | [`Repository`]: open or create one; incarnations of shards |
+//! | [`jobs`] | chains of scheduled jobs, signs of life of servers |
 //! | [`keys`] | where each object lies |
 //! | [`snapshot`] | [`SnapshotWriter`]: packs, pages and root of one snapshot |
 //! | [`segment`] | [`SegmentSpool`]: the data and frames of one change-log segment |
@@ -35,6 +36,7 @@ mod chunk;
 mod create;
 mod document;
 pub mod error;
+pub mod jobs;
 pub mod keys;
 pub mod log;
 pub mod memory;

@@ -53,10 +53,10 @@ pub fn next(job: &Job, last: Option<&JobRecord>, now: Timestamp, alive: impl Fn(
     let Some(last) = last else {
         return Next::Decide { settled: now, decision: JobDecision::Begun };
     };
-    if let JobDecision::Claimed { occurrence, attempt, .. } = last.decision {
-        if alive(&last.server) {
-            return Next::Wait { until: None };
-        }
+    if matches!(last.decision, JobDecision::Claimed { .. }) && alive(&last.server) {
+        return Next::Wait { until: None };
+    }
+    if let Some((occurrence, attempt)) = unfinished(last) {
         let decision = if attempt < ATTEMPTS_MAX {
             JobDecision::Claimed { occurrence, attempt: attempt + 1, missed: None }
         } else {
@@ -102,34 +102,46 @@ fn latest_due(job: &Job, settled: Timestamp, now: Timestamp) -> Option<(Timestam
     Some((latest, missed))
 }
 
-/// Whether `record` may follow `last`: what a chain is held against when it is read.
+/// The attempt that has not come to its end.
+fn unfinished(last: &JobRecord) -> Option<(Timestamp, u32)> {
+    match last.decision {
+        JobDecision::Claimed { occurrence, attempt, .. } | JobDecision::Released { occurrence, attempt } => {
+            Some((occurrence, attempt))
+        }
+        JobDecision::Begun | JobDecision::Done { .. } => None,
+    }
+}
+
+/// Whether `record` may follow `last`: what a chain is held against when it is written.
 pub fn follows(last: Option<&JobRecord>, record: &JobRecord) -> bool {
     let Some(last) = last else {
         return record.sequence == 1 && record.decision == JobDecision::Begun;
     };
-    let next_slot = record.sequence == last.sequence + 1;
-    next_slot
-        && match (&last.decision, &record.decision) {
-            (_, JobDecision::Begun) => false,
-            (
-                JobDecision::Claimed { occurrence: of, attempt: tried, .. },
-                JobDecision::Claimed { occurrence, attempt, missed },
-            ) => {
-                of == occurrence
-                    && *attempt == tried + 1
-                    && missed.is_none()
-                    && record.settled == last.settled
-            }
-            (
-                JobDecision::Claimed { occurrence: of, attempt: tried, .. },
-                JobDecision::Done { occurrence, attempt, .. },
-            ) => of == occurrence && attempt == tried && record.settled == last.settled,
-            (_, JobDecision::Claimed { occurrence, attempt, missed }) => {
-                let between = missed.is_none_or(|missed| {
-                    last.settled < missed.first && missed.first <= missed.last && missed.last < *occurrence
-                });
-                *attempt == 1 && last.settled < *occurrence && record.settled == *occurrence && between
-            }
-            (_, JobDecision::Done { .. }) => false,
+    record.sequence == last.sequence + 1
+        && match unfinished(last) {
+            Some(tried) => record.settled == last.settled && continues(last, tried, record),
+            None => begins(last, record),
         }
+}
+
+/// Whether `record` goes on with the attempt of `last`.
+fn continues(last: &JobRecord, (of, tried): (Timestamp, u32), record: &JobRecord) -> bool {
+    let is_claimed = matches!(last.decision, JobDecision::Claimed { .. });
+    match &record.decision {
+        JobDecision::Claimed { occurrence, attempt, missed } => {
+            *occurrence == of && *attempt == tried + 1 && missed.is_none()
+        }
+        JobDecision::Done { occurrence, attempt, .. } => *occurrence == of && *attempt == tried,
+        JobDecision::Released { occurrence, attempt } => is_claimed && *occurrence == of && *attempt == tried,
+        JobDecision::Begun => false,
+    }
+}
+
+/// Whether `record` begins an occurrence behind everything that is settled.
+fn begins(last: &JobRecord, record: &JobRecord) -> bool {
+    let JobDecision::Claimed { occurrence, attempt, missed } = &record.decision else { return false };
+    let between = missed.is_none_or(|missed| {
+        last.settled < missed.first && missed.first <= missed.last && missed.last < *occurrence
+    });
+    *attempt == 1 && last.settled < *occurrence && record.settled == *occurrence && between
 }

@@ -3,18 +3,21 @@
 //! - [`schedule`]: when a job is due.
 //! - [`agenda`]: what a server does next about a job, from the last record of the job's chain.
 //! - [`liveness`]: which servers show signs of life.
+//! - [`runner`]: runs what is due.
 //!
 //! # Invariants
-//! Pure: clock, records and signs of life are arguments. Any number of servers may share a repository: they agree through
-//! the chain's create-if-absent slots alone.
+//! Any number of servers may share a repository: they agree through the chain's create-if-absent slots alone. What is decided is
+//! a pure function of clock, records and signs of life; only the runner has effects.
 //!
 //! # Not here
-//! Reading and writing the chain, the work of a job, pages and metrics.
+//! The work of a job, pages and metrics.
 
 pub mod agenda;
 pub mod liveness;
+pub mod runner;
 pub mod schedule;
 
 pub use agenda::{Job, Next, follows, next};
 pub use liveness::Liveness;
+pub use runner::{JobEvent, JobEvents, JobRunner, Work};
 pub use schedule::{Schedule, ScheduleError};

@@ -36,6 +36,10 @@ enum Event {
     Finish {
         server: usize,
     },
+    /// It stops before its work has come to its end.
+    Release {
+        server: usize,
+    },
     /// It is gone; another process takes its place.
     Crash {
         server: usize,
@@ -54,6 +58,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         6 => server().prop_map(|server| Event::Look { server }),
         6 => server().prop_map(|server| Event::Write { server }),
         3 => server().prop_map(|server| Event::Finish { server }),
+        1 => server().prop_map(|server| Event::Release { server }),
         1 => server().prop_map(|server| Event::Crash { server }),
         1 => (server(), -900..900_i16).prop_map(|(server, seconds)| Event::StepClock { server, seconds }),
     ];
@@ -117,7 +122,13 @@ impl World {
                     self.write(server, seen, settled, decision);
                 }
             }
-            Event::Finish { server } => self.finish(server),
+            Event::Finish { server } => {
+                let outcome = JobOutcome::Succeeded { summary: String::new() };
+                self.end(server, |occurrence, attempt| JobDecision::Done { occurrence, attempt, outcome });
+            }
+            Event::Release { server } => {
+                self.end(server, |occurrence, attempt| JobDecision::Released { occurrence, attempt });
+            }
             Event::Crash { server } => {
                 self.servers[server] = Server {
                     id: format!("server-{}", self.lives),
@@ -156,9 +167,8 @@ impl World {
         self.chain.push(record);
     }
 
-    fn finish(&mut self, server: usize) {
+    fn end(&mut self, server: usize, decision: impl FnOnce(Timestamp, u32) -> JobDecision) {
         let Some((occurrence, attempt)) = self.servers[server].at_work.take() else { return };
-        let outcome = JobOutcome::Succeeded { summary: String::new() };
         let last = self.chain.last().unwrap();
         let record = JobRecord {
             format: 1,
@@ -166,7 +176,7 @@ impl World {
             server: self.servers[server].id.clone(),
             at: self.clock(server),
             settled: last.settled,
-            decision: JobDecision::Done { occurrence, attempt, outcome },
+            decision: decision(occurrence, attempt),
         };
         if follows(Some(last), &record) {
             self.chain.push(record);
@@ -193,7 +203,7 @@ impl World {
                 }
                 JobDecision::Claimed { attempt, .. } => assert!(*attempt <= ATTEMPTS_MAX),
                 JobDecision::Done { occurrence, .. } => done.push(*occurrence),
-                JobDecision::Begun => {}
+                JobDecision::Begun | JobDecision::Released { .. } => {}
             }
         }
         let mut wanted = vec![];
@@ -224,7 +234,10 @@ impl World {
         self.play(&Event::Finish { server: 0 });
         self.judge();
         let last = self.chain.last().unwrap();
-        assert!(!matches!(last.decision, JobDecision::Claimed { .. }), "{last:?} is not at its end");
+        assert!(
+            matches!(last.decision, JobDecision::Begun | JobDecision::Done { .. }),
+            "{last:?} is not at its end"
+        );
         let due = self.job.schedule.next_after(last.settled).unwrap();
         assert!(self.job.schedule.starts_at("nightly", due) > self.now, "{due} is due and not settled");
     }

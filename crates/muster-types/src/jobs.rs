@@ -47,6 +47,13 @@ pub enum JobDecision {
         /// Those before it that nobody ran.
         missed: Option<Missed>,
     },
+    /// The record's server stopped before the work had come to its end: whoever comes next begins it anew.
+    Released {
+        /// Which.
+        occurrence: Timestamp,
+        /// Which attempt.
+        attempt: u32,
+    },
     /// The occurrence has come to its end.
     Done {
         /// Which.
