@@ -2,7 +2,7 @@
 //!
 //! - `source`: [`PostgresSource`]. `install`, `triggers`: what has to be in the shard. `state`: what capture remembers there.
 //! - `slot`: slot, cluster and timeline. `layout`: the captured tables as they are.
-//! - `stream`, `pgoutput`: the log, item by item. `ddl`: changes of tables in it. `poll`, `buffer`: changes by site.
+//! - `session`: the server's messages. `stream`, `pgoutput`: the log, item by item. `ddl`: changes of tables in it. `poll`, `buffer`: changes by site.
 //! - `owner`, `lookup`: whose a row is. `snapshot`, `copy`: tables read whole.
 //!
 //! # Invariants
@@ -19,6 +19,7 @@ mod lookup;
 mod owner;
 mod pgoutput;
 mod poll;
+mod session;
 mod slot;
 mod snapshot;
 mod source;
