@@ -145,6 +145,11 @@ impl PostgresConfig {
         &self.host
     }
 
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The database.
     pub fn database(&self) -> &str {
         &self.database

@@ -92,47 +92,46 @@ pub(super) fn members(
 ) -> Option<Members> {
     let sites = section.texts(findings, "sites");
     let file = section.text(findings, "sites_file");
-    let at = match (&sites, &file) {
-        (None, None) => return None,
-        (Some(sites), _) => sites.at,
-        (None, Some(file)) => file.at,
-    };
+    let at = sites.as_ref().map(|sites| sites.at).or(file.as_ref().map(|file| file.at))?;
+    let section = section.name();
     let mut listed = Vec::new();
     for text in sites.into_iter().flat_map(|sites| sites.value) {
         list(findings, &mut listed, &text.value, Place::Topology(text.at));
     }
-    let sites_file = file.as_ref().map(|file| base_dir.join(&file.value));
-    if let (Some(file), Some(path)) = (&file, &sites_file) {
-        let shown = path.display().to_string();
-        match files.get(path) {
-            Some(Ok(text)) => {
-                for (number, line) in (1..).zip(text.lines()) {
-                    let line = line.split('#').next().unwrap_or_default().trim();
-                    if !line.is_empty() {
-                        list(findings, &mut listed, line, Place::File(shown.clone(), number));
-                    }
-                }
-            }
-            other => {
-                let reason = match other {
-                    Some(Err(reason)) => reason.as_str(),
-                    _ => "whoever reads the topology did not read it",
-                };
-                let what = format!("{} has its sites in `{shown}`: {reason}", section.name());
-                findings.add(
-                    file.at,
-                    what,
-                    "make the file, with the id of a site on each line, or name another",
-                );
-                return Some(Members { at, section: section.name(), sites_file, listed });
-            }
-        }
+    let sites_file = file.map(|file| At { value: base_dir.join(&file.value), at: file.at });
+    if let Some(file) = &sites_file {
+        list_file(findings, &mut listed, file, files, &section);
     }
     if listed.is_empty() && findings.is_clean() {
-        let what = format!("{} lists no sites", section.name());
+        let what = format!("{section} lists no sites");
         findings.add(at, what, "list the sites that have such a database, or remove the section");
     }
-    Some(Members { at, section: section.name(), sites_file, listed })
+    Some(Members { at, section, sites_file: sites_file.map(|file| file.value), listed })
+}
+
+fn list_file(
+    findings: &mut Findings<'_>,
+    listed: &mut Vec<Listed>,
+    file: &At<PathBuf>,
+    files: &SiteFiles,
+    section: &str,
+) {
+    let shown = file.value.display().to_string();
+    let reason = match files.get(&file.value) {
+        Some(Ok(text)) => {
+            for (number, line) in (1..).zip(text.lines()) {
+                let line = line.split('#').next().unwrap_or_default().trim();
+                if !line.is_empty() {
+                    list(findings, listed, line, Place::File(shown.clone(), number));
+                }
+            }
+            return;
+        }
+        Some(Err(reason)) => reason.as_str(),
+        None => "whoever reads the topology did not read it",
+    };
+    let what = format!("{section} has its sites in `{shown}`: {reason}");
+    findings.add(file.at, what, "make the file, with the id of a site on each line, or name another");
 }
 
 fn list(findings: &mut Findings<'_>, listed: &mut Vec<Listed>, text: &str, place: Place) {
@@ -151,62 +150,57 @@ pub(super) fn expand(
     members: Option<Members>,
 ) -> (Vec<ShardEntry>, Option<(ShardName, Family)>) {
     let pattern = match &entry.driver {
-        DriverConfig::Postgres { connection } if connection.contains(PLACEHOLDER) => Some(connection.clone()),
+        DriverConfig::Postgres { connection } if is_pattern(&entry.driver) => Some(connection.clone()),
         _ => None,
     };
-    let name = entry.name.value.clone();
     let (members, connection) = match (members, pattern) {
         (None, None) => return (vec![entry], None),
-        (Some(members), Some(pattern)) => (members, pattern),
-        (None, Some(_)) => {
-            let what =
-                format!("the connection of shard `{name}` has `{PLACEHOLDER}`, and no sites are listed");
-            let hint = "add `sites = [\"ID\", ...]`, or `sites_file = \"FILE\"` with an id on each line";
-            findings.add(entry.name.at, what, hint);
-            return (Vec::new(), None);
-        }
-        (Some(members), None) => {
-            let what = format!("{} lists sites, and its connection has no `{PLACEHOLDER}`", members.section);
-            let hint = "write the placeholder where the site stands in the database's name: \
-                        `connection = \"postgresql://USER@HOST/jira_{site}\"`; one database of one site has `site = \"ID\"`";
-            findings.add(members.at, what, hint);
+        (Some(members), Some(pattern)) if entry.site.is_none() => (members, pattern),
+        (members, _) => {
+            half_declared(findings, &entry, members);
             return (Vec::new(), None);
         }
     };
-    if entry.site.is_some() {
-        let what = format!("{} lists sites, and has `site` besides", members.section);
-        findings.add(members.at, what, "remove `site`: each of its databases is that of one listed site");
-        return (Vec::new(), None);
-    }
-    let mut shards: BTreeMap<SiteId, (ShardName, Place)> = BTreeMap::new();
-    let mut entries = Vec::new();
+    let (mut shards, mut entries) = (BTreeMap::new(), Vec::new());
+    let mut places: BTreeMap<SiteId, Place> = BTreeMap::new();
     for Listed { site, place } in members.listed {
-        if let Some((_, first)) = shards.get(&site) {
-            let what = format!(
-                "`{}` is listed twice in {}: also in {}",
-                site.as_str(),
-                members.section,
-                first.shown(findings)
-            );
+        if let Some(first) = places.get(&site) {
+            let (site, first) = (site.as_str(), first.shown(findings));
+            let what = format!("`{site}` is listed twice in {}: also in {first}", members.section);
             place.add(findings, what, "remove one of the two");
             continue;
         }
-        let derived = match ShardName::new(format!("{name}.{}", site.as_str())) {
-            Ok(derived) => derived,
-            Err(error) => {
-                place.add(
-                    findings,
-                    error.to_string(),
-                    "give the section a shorter name: those of its shards begin with it",
-                );
-                continue;
+        match ShardName::new(format!("{}.{}", entry.name.value, site.as_str())) {
+            Ok(name) => {
+                entries.push(member(&entry, &name, &site, &connection));
+                shards.insert(site.clone(), name);
             }
-        };
-        entries.push(member(&entry, &derived, &site, &connection));
-        shards.insert(site, (derived, place));
+            Err(error) => {
+                let hint = "give the section a shorter name: those of its shards begin with it";
+                place.add(findings, error.to_string(), hint);
+            }
+        }
+        places.insert(site, place);
     }
-    let shards = shards.into_iter().map(|(site, (shard, _))| (site, shard)).collect();
-    (entries, Some((name, Family { connection, sites_file: members.sites_file, shards })))
+    (entries, Some((entry.name.value, Family { connection, sites_file: members.sites_file, shards })))
+}
+
+/// Tells what a section lacks to be a family, or has too much.
+fn half_declared(findings: &mut Findings<'_>, entry: &ShardEntry, members: Option<Members>) {
+    let Some(Members { at, section, .. }) = members else {
+        let name = &entry.name.value;
+        let what = format!("the connection of shard `{name}` has `{PLACEHOLDER}`, and no sites are listed");
+        let hint = "add `sites = [\"ID\", ...]`, or `sites_file = \"FILE\"` with an id on each line";
+        return findings.add(entry.name.at, what, hint);
+    };
+    if is_pattern(&entry.driver) {
+        let what = format!("{section} lists sites, and has `site` besides");
+        return findings.add(at, what, "remove `site`: each of its databases is that of one listed site");
+    }
+    let what = format!("{section} lists sites, and its connection has no `{PLACEHOLDER}`");
+    let hint = "write the placeholder where the site stands in the database's name: \
+                `connection = \"postgresql://USER@HOST/jira_{site}\"`; one database of one site has `site = \"ID\"`";
+    findings.add(at, what, hint);
 }
 
 fn member(entry: &ShardEntry, name: &ShardName, site: &SiteId, connection: &str) -> ShardEntry {

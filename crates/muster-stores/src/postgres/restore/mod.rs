@@ -41,3 +41,4 @@ mod stage;
 
 pub use driver::PostgresDriver;
 pub use fitness::Fitness;
+pub(in crate::postgres) use probe::claims;
