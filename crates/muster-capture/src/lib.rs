@@ -3,7 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`install`] | puts capture into the shards of a topology and takes it away |
-//! | [`release`] | gives databases of single sites free |
+//! | [`mod@release`] | gives databases of single sites free |
 //! | [`servers`] | what shards of one server share: slots, databases |
 //! | [`runner`] | [`CaptureRunner`]: all shards, once or until told to stop |
 //! | [`shard`] | [`ShardCapture`]: one shard, from its state to durable segments |
