@@ -7,6 +7,7 @@
 //! | [`plan`] | a fleet of 100,000 sites planned: seconds and memory |
 //! | [`postgres_restore`] | rows restored into PostgreSQL per second, to raw `COPY` of the same rows |
 //! | [`postgres_capture`] | what capture costs a PostgreSQL shard, and how far its log is behind |
+//! | [`postgres_slots`] | what slots of idle databases cost their server |
 //! | [`minio_reads`] | bytes read from MinIO per second, to ranged GETs by `curl` |
 //! | [`incumbent`] | some sites of a shard brought back, to pgBackRest and `COPY` |
 //! | [`world`] | the fleet of SQLite shards, its repository and its plans, for `restore` and `reads` |
@@ -25,6 +26,7 @@ mod minio_reads;
 mod plan;
 mod postgres_capture;
 mod postgres_restore;
+mod postgres_slots;
 mod reads;
 mod restore;
 mod shard;
@@ -69,7 +71,7 @@ pub(crate) struct Args {
     /// Connections that write to a PostgreSQL shard.
     #[arg(long, default_value_t = 4)]
     connections: usize,
-    /// Seconds of writing in a round of `postgres-capture`.
+    /// Seconds of writing in a round of `postgres-capture` and `postgres-slots`.
     #[arg(long, default_value_t = 10)]
     round_seconds: u64,
     /// Transactions a second while `postgres-capture` measures the lag.
@@ -109,6 +111,8 @@ enum Bench {
     PostgresRestore,
     /// Cost of capture on a PostgreSQL shard, and lag of its log.
     PostgresCapture,
+    /// Cost of replication slots of idle databases.
+    PostgresSlots,
     /// Bytes read from MinIO per second.
     MinioReads,
     /// Sites of one shard brought back, to pgBackRest.
@@ -145,6 +149,9 @@ async fn main() -> Result<()> {
     }
     if wanted(Bench::PostgresCapture) {
         postgres_capture::run(&args).await?;
+    }
+    if wanted(Bench::PostgresSlots) {
+        postgres_slots::run(&args).await?;
     }
     if args.benches.is_empty() && !PgBackRest::is_installed() {
         println!("\n`incumbent` is left out: pgBackRest is missing (Debian: apt-get install pgbackrest)");

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, Table};
 
-/// Ticks per second of the times in `/proc/self/stat`; Linux has fixed it for programs.
+/// Ticks per second of the times in `/proc/PID/stat`; Linux has fixed it for programs.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// One timed piece of work.
@@ -26,19 +26,25 @@ pub(crate) struct Stopwatch {
 
 impl Stopwatch {
     pub(crate) fn start() -> Result<Self> {
-        Ok(Self { cpu_seconds: cpu_seconds()?, began: Instant::now() })
+        Ok(Self { cpu_seconds: own_cpu_seconds()?, began: Instant::now() })
     }
 
     pub(crate) fn lap(&self) -> Result<Lap> {
         let wall = self.began.elapsed();
-        Ok(Lap { wall, cpu_seconds: cpu_seconds()? - self.cpu_seconds })
+        Ok(Lap { wall, cpu_seconds: own_cpu_seconds()? - self.cpu_seconds })
     }
 }
 
-fn cpu_seconds() -> Result<f64> {
-    let stat = std::fs::read_to_string("/proc/self/stat").context("failed to read the processor time")?;
+fn own_cpu_seconds() -> Result<f64> {
+    cpu_seconds(std::process::id())
+}
+
+/// Processor time of a process so far.
+pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    let stat = stat.with_context(|| format!("failed to read the processor time of process {pid}"))?;
     // The command's name, in parentheses, may hold blanks; user and system time are the 12th and 13th field after it.
-    let after = stat.rsplit_once(')').context("no name in /proc/self/stat")?.1;
+    let after = stat.rsplit_once(')').context("no name in a process's stat")?.1;
     let ticks: Vec<u64> =
         after.split_whitespace().skip(11).take(2).filter_map(|word| word.parse().ok()).collect();
     Ok(ticks.iter().sum::<u64>() as f64 / TICKS_PER_SECOND)

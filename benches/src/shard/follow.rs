@@ -14,7 +14,7 @@ use muster_capture::{CaptureEvent, CaptureOptions, CaptureRunner};
 use muster_repo::Repository;
 
 use super::captured::{connect, read_topology};
-use crate::measure::Stopwatch;
+use crate::measure::{Stopwatch, cpu_seconds};
 use crate::world::now;
 
 /// Reading what piled up meanwhile takes its time on a busy machine.
@@ -35,6 +35,8 @@ pub(crate) struct Follower {
     child: Child,
     durable: Arc<Mutex<Vec<Durable>>>,
     reader: Option<JoinHandle<Result<f64>>>,
+    /// Processor time until it had caught up.
+    cpu_before: f64,
 }
 
 impl Follower {
@@ -51,9 +53,10 @@ impl Follower {
         let durable = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&durable);
         let reader = Some(std::thread::spawn(move || read(lines, &kept)));
-        let follower = Self { child, durable, reader };
+        let mut follower = Self { child, durable, reader, cpu_before: 0.0 };
         follower.wait_for(now().as_micros())?;
         // What it read to catch up is nobody's.
+        follower.cpu_before = cpu_seconds(follower.child.id())?;
         follower.taken().clear();
         Ok(follower)
     }
@@ -78,14 +81,14 @@ impl Follower {
         self.durable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends it; the seconds of processor time that it used. Blocks.
+    /// Ends it; the seconds of processor time that it used since it had caught up. Blocks.
     pub(crate) fn stop(mut self) -> Result<f64> {
         drop(self.child.stdin.take());
         let reader = self.reader.take().context("capture was stopped before")?;
-        let cpu_seconds = reader.join().ok().context("the reader of capture's output panicked")??;
+        let used = reader.join().ok().context("the reader of capture's output panicked")??;
         let status = self.child.wait()?;
         ensure!(status.success(), "capture ended with {status}");
-        Ok(cpu_seconds)
+        Ok(used - self.cpu_before)
     }
 }
 

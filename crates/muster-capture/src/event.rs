@@ -60,6 +60,15 @@ pub enum CaptureEvent {
         /// Their names.
         tables: Vec<String>,
     },
+    /// A database of one site was released: it is captured no longer. Told once.
+    Released {
+        /// The shard.
+        shard: ShardName,
+        /// Its last recovery point.
+        boundary: Boundary,
+        /// It has been dropped since.
+        gone: bool,
+    },
     /// A cycle failed; it is tried again after the pause.
     Failed {
         /// What happened.

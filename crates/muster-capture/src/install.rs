@@ -12,6 +12,7 @@ use muster_types::table::TableDef;
 use muster_types::topology::{DriverConfig, Topology};
 
 use crate::error::CaptureFailure;
+use crate::servers;
 
 /// What was done to one shard.
 #[derive(Clone, Debug)]
@@ -37,7 +38,11 @@ impl<'t> Installer<'t> {
 
     /// Checks the shards' tables against the topology, then installs what records changes. Repeatable. Blocks.
     pub fn init(&self) -> Vec<ShardInstalled<Installed>> {
+        let too_many = servers::check_slots(self.topology);
         self.each(|shard| {
+            if let Some((_, error)) = too_many.iter().find(|(shards, _)| shards.contains(shard)) {
+                return Err(error.clone());
+            }
             self.check(shard)?;
             source(self.topology, shard).init()
         })

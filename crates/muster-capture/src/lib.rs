@@ -3,6 +3,8 @@
 //! | module | what |
 //! |---|---|
 //! | [`install`] | puts capture into the shards of a topology and takes it away |
+//! | [`mod@release`] | gives databases of single sites free |
+//! | [`servers`] | what shards of one server share: slots, databases |
 //! | [`runner`] | [`CaptureRunner`]: all shards, once or until told to stop |
 //! | [`shard`] | [`ShardCapture`]: one shard, from its state to durable segments |
 //! | [`event`] | what happened, for whoever prints it |
@@ -23,12 +25,16 @@ pub mod error;
 pub mod event;
 mod gone;
 pub mod install;
+pub mod release;
 pub mod runner;
+pub mod servers;
 pub mod shard;
 mod sink;
 
 pub use error::CaptureFailure;
 pub use event::{CaptureEvent, Events};
 pub use install::{Installer, ShardInstalled, check_shard, live_tables};
+pub use release::{Released, databases_of, release};
 pub use runner::{CaptureOptions, CaptureRunner, ShardOutcome};
+pub use servers::{FamilyCoverage, check_families, check_slots};
 pub use shard::{Recorded, ShardCapture, SourceFactory};

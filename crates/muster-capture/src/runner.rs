@@ -147,9 +147,10 @@ async fn follow_shard(
         drop(permit);
         let shard = capture.shard().clone();
         let pause = match &result {
-            Ok(_) => {
+            Ok(recorded) => {
                 (snapshot, failures) = (false, 0);
-                options.poll_interval
+                // Somebody may begin to capture it again.
+                if recorded.released { options.poll_interval.max(RETRY_MAX) } else { options.poll_interval }
             }
             Err(failure) => {
                 if last || matches!(failure, CaptureFailure::Lost { .. }) {

@@ -33,6 +33,8 @@ pub struct Recorded {
     pub appended: bool,
     /// Tables that are in the shard and not captured.
     pub undeclared: Vec<String>,
+    /// It was released, and is captured no longer.
+    pub released: bool,
     /// The last poll ended early: more is there to be read at once.
     more: bool,
 }
@@ -58,6 +60,8 @@ pub struct ShardCapture {
     spool: Option<PathBuf>,
     events: Events,
     last_appended: Option<Instant>,
+    /// That it is released was told, and whether it was gone then.
+    told_released: Option<bool>,
 }
 
 fn now() -> Timestamp {
@@ -87,6 +91,7 @@ impl ShardCapture {
             spool,
             events,
             last_appended: None,
+            told_released: None,
         }
     }
 
@@ -122,8 +127,13 @@ impl ShardCapture {
 
     async fn try_cycle(&mut self, snapshot: bool, watermark: bool) -> Result<Recorded, CaptureFailure> {
         let state = match self.blocking(|source| source.state()).await {
-            Err(CaptureFailure::Shard { error, .. }) if error.gone => {
-                return Err(self.record_gone(error, watermark).await);
+            Err(CaptureFailure::Shard { error, .. }) => {
+                let gone = error.gone;
+                match self.released().await? {
+                    Some(last) => return self.record_released(last, gone).await,
+                    None if gone => return Err(self.record_gone(error, watermark).await),
+                    None => return Err(self.shard_failure(error)),
+                }
             }
             other => other?,
         };
@@ -150,6 +160,30 @@ impl ShardCapture {
             };
         }
         Ok(recorded)
+    }
+
+    /// The last recovery point of a shard that was released, and is not captured again since.
+    async fn released(&self) -> Result<Option<Boundary>, CaptureFailure> {
+        let failed = |error| self.repository_failure(error);
+        let known = self.repository.incarnations(&self.shard).await.map_err(failed)?.pop();
+        let Some(incarnation) = known.map(|document| document.incarnation) else { return Ok(None) };
+        match self.repository.released(&self.shard, &incarnation).await.map_err(failed)? {
+            Some(_) => last_boundary(&self.repository, &self.shard, &incarnation).await.map_err(failed),
+            None => Ok(None),
+        }
+    }
+
+    /// Nothing is captured, and that is meant; only that the database was dropped is news.
+    async fn record_released(&mut self, last: Boundary, gone: bool) -> Result<Recorded, CaptureFailure> {
+        if gone {
+            self.try_record_gone(false).await?;
+        }
+        if self.told_released != Some(gone) {
+            self.told_released = Some(gone);
+            (self.events)(CaptureEvent::Released { shard: self.shard.clone(), boundary: last, gone });
+        }
+        let undeclared = Vec::new();
+        Ok(Recorded { boundary: last, changes: 0, appended: false, undeclared, released: true, more: false })
     }
 
     /// A site's database is not there: its log says so. Fails all the same, so that somebody hears of it.
@@ -310,15 +344,9 @@ impl ShardCapture {
         Ok(Open { incarnation: state.incarnation.clone(), chain, base: head.boundary, has_snapshot: true })
     }
 
-    /// The last recovery point of an incarnation's snapshots.
     async fn last_snapshot(&self, incarnation: &Incarnation) -> Result<Option<Boundary>, CaptureFailure> {
-        let query = CatalogQuery { sites: Sites::Some([].into()), shards: Some(vec![self.shard.clone()]) };
-        let catalog = catalog::read(&self.repository, &query, now())
-            .await
-            .map_err(|error| self.repository_failure(error))?;
-        let history = catalog.shards.get(&self.shard).into_iter().flat_map(|shard| &shard.incarnations);
-        let ours = history.filter(|history| history.incarnation == *incarnation);
-        Ok(ours.flat_map(|history| &history.snapshots).map(|snapshot| snapshot.boundary).max())
+        let last = last_snapshot(&self.repository, &self.shard, incarnation).await;
+        last.map_err(|error| self.repository_failure(error))
     }
 
     async fn begin(
@@ -365,12 +393,8 @@ impl ShardCapture {
     }
 
     async fn last_boundary(&self, incarnation: &Incarnation) -> Result<Option<Boundary>, CaptureFailure> {
-        let chain = Chain::open(&self.repository, &self.shard, incarnation).await;
-        let head = chain.map_err(|error| self.repository_failure(error))?.head();
-        match head {
-            Some(head) => Ok(Some(head.boundary)),
-            None => self.last_snapshot(incarnation).await,
-        }
+        let last = last_boundary(&self.repository, &self.shard, incarnation).await;
+        last.map_err(|error| self.repository_failure(error))
     }
 
     async fn snapshot(&mut self, open: &Open, state: &ShardState) -> Result<Boundary, CaptureFailure> {
@@ -434,7 +458,7 @@ impl ShardCapture {
         }
         let boundary = open.base;
         self.open = Some(open);
-        Ok(Recorded { boundary, changes, appended: append, undeclared, more })
+        Ok(Recorded { boundary, changes, appended: append, undeclared, released: false, more })
     }
 
     async fn acknowledge(&mut self, head: &ChainHead) -> Result<(), CaptureFailure> {
@@ -488,6 +512,31 @@ impl ShardCapture {
     fn lost(&self, error: ChainError) -> CaptureFailure {
         CaptureFailure::Lost { shard: self.shard.clone(), error }
     }
+}
+
+/// The last recovery point of an incarnation.
+pub(crate) async fn last_boundary(
+    repository: &Repository,
+    shard: &ShardName,
+    incarnation: &Incarnation,
+) -> Result<Option<Boundary>, RepoError> {
+    match Chain::open(repository, shard, incarnation).await?.head() {
+        Some(head) => Ok(Some(head.boundary)),
+        None => last_snapshot(repository, shard, incarnation).await,
+    }
+}
+
+/// The last recovery point of an incarnation's snapshots.
+async fn last_snapshot(
+    repository: &Repository,
+    shard: &ShardName,
+    incarnation: &Incarnation,
+) -> Result<Option<Boundary>, RepoError> {
+    let query = CatalogQuery { sites: Sites::Some([].into()), shards: Some(vec![shard.clone()]) };
+    let catalog = catalog::read(repository, &query, now()).await?;
+    let history = catalog.shards.get(shard).into_iter().flat_map(|shard| &shard.incarnations);
+    let ours = history.filter(|history| history.incarnation == *incarnation);
+    Ok(ours.flat_map(|history| &history.snapshots).map(|snapshot| snapshot.boundary).max())
 }
 
 /// Stamps go on from those of the history before.

@@ -33,7 +33,12 @@ pub(crate) fn topology(path: &Path) -> Result<Topology> {
         ))
     })?;
     let base = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    Topology::parse(&text, &path.display().to_string(), base).map_err(exit::input)
+    let read = |file: PathBuf| {
+        let text = std::fs::read_to_string(&file).map_err(|error| error.to_string());
+        (file, text)
+    };
+    let files = Topology::site_files(&text, base).into_iter().map(read).collect();
+    Topology::parse_with(&text, &path.display().to_string(), base, &files).map_err(exit::input)
 }
 
 /// Topology and repository together, with the embedded server kept alive while this lives.

@@ -100,6 +100,7 @@ pub fn topology(fleet: Fleet) -> Result<Topology, IdError> {
             writer_block_milliseconds_max: 2_000,
             stage_bytes_per_second_max: None,
             site: None,
+            slots_max: None,
         };
         Ok((shard_name(number)?, config))
     });
@@ -133,6 +134,7 @@ pub fn topology(fleet: Fleet) -> Result<Topology, IdError> {
         ]),
         kinds,
         shards: shards.collect::<Result<_, IdError>>()?,
+        families: BTreeMap::new(),
         tables,
         site_tables: Vec::new(),
         database_tables: BTreeMap::new(),

@@ -21,6 +21,11 @@ pub fn incarnation(shard: &ShardName, incarnation: &Incarnation) -> String {
     format!("shards/{shard}/incarnations/{incarnation}.json")
 }
 
+/// The note that an incarnation's database was released. It is never deleted.
+pub fn release(shard: &ShardName, incarnation: &Incarnation) -> String {
+    format!("shards/{shard}/released/{incarnation}.json")
+}
+
 /// Folder of an incarnation's snapshots.
 pub fn snapshots(shard: &ShardName, incarnation: &Incarnation) -> String {
     format!("shards/{shard}/{incarnation}/snapshots/")

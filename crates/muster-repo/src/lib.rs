@@ -55,7 +55,7 @@ pub use error::{RepoError, RepoErrorKind};
 pub use memory::MemoryObjects;
 pub use objects::{Creation, ObjectEntry, Objects};
 pub use range::{RangeLimits, RangeReader};
-pub use repository::{IncarnationDocument, Repository};
+pub use repository::{IncarnationDocument, ReleaseDocument, Repository};
 pub use rows::TableRows;
 pub use runs::RunObjects;
 pub use s3::{S3Config, S3Objects};

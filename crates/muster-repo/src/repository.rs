@@ -40,6 +40,19 @@ pub struct IncarnationDocument {
     pub after: Option<Boundary>,
 }
 
+/// The end of a history that was meant to end: its database is captured no longer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseDocument {
+    /// Format version.
+    pub format: u32,
+    /// The shard.
+    pub shard: ShardName,
+    /// The history.
+    pub incarnation: Incarnation,
+    /// When it was released, by the clock of whoever did.
+    pub released_at: Timestamp,
+}
+
 /// A repository. Cheap to clone.
 #[derive(Clone)]
 pub struct Repository {
@@ -124,6 +137,36 @@ impl Repository {
             .buffered(READS_AT_ONCE)
             .try_collect()
             .await
+    }
+
+    /// Notes that an incarnation's database is captured no longer. Repeatable; the first time stands.
+    ///
+    /// # Errors
+    /// What the object store answers.
+    pub async fn release(
+        &self,
+        shard: &ShardName,
+        incarnation: &Incarnation,
+        released_at: Timestamp,
+    ) -> Result<(), RepoError> {
+        let (shard, incarnation) = (shard.clone(), incarnation.clone());
+        let key = keys::release(&shard, &incarnation);
+        let document = ReleaseDocument { format: FORMAT, shard, incarnation, released_at };
+        self.objects.create(&key, to_json(&document)?).await.map(drop)
+    }
+
+    /// The note that an incarnation's database was released, if it was.
+    ///
+    /// # Errors
+    /// What the object store answers; a damaged or newer document.
+    pub async fn released(
+        &self,
+        shard: &ShardName,
+        incarnation: &Incarnation,
+    ) -> Result<Option<ReleaseDocument>, RepoError> {
+        let key = keys::release(shard, incarnation);
+        let body = self.objects.get(&key).await?;
+        body.map(|body| from_json(&key, &body)).transpose()
     }
 
     /// Begins a new incarnation of a shard behind all that there are.

@@ -234,7 +234,7 @@ t.toml:2: unknown key `owner` in the topology
 t.toml:12: `rto_seconds` in [tiers.standard] is 0
     write a whole number above zero, or leave it out where it has a default
 t.toml:18: unknown key `regoin` in [shards.a]
-    did you mean `region`? the keys here are `driver`, `kinds`, `path`, `publish_slots`, `region`, `site`, `stage_bytes_per_second_max`, `stage_slots`, `writer_block_milliseconds_max`
+    did you mean `region`? the keys here are `driver`, `kinds`, `path`, `publish_slots`, `region`, `site`, `sites`, `sites_file`, `slots_max`, `stage_bytes_per_second_max`, `stage_slots`, `writer_block_milliseconds_max`
 t.toml:28: `tenant` in [tables.page] is an integer, and a string is meant
     write a string"
     );

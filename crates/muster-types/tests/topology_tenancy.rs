@@ -247,3 +247,152 @@ fn a_table_without_owner_is_in_databases_of_sites_only() {
     );
     assert!(parse(&wrong).unwrap_err().contains("write the bare id of the site whose database it is"));
 }
+
+const FAMILY: &str = r#"
+[shards.jira]
+driver = "postgres"
+connection = "postgres://db/jira_{site}"
+region = "eu"
+kinds = ["app:own"]
+sites = ["a", "b-2"]
+slots_max = 20
+
+[tables.thing]
+kind = "app:own"
+"#;
+
+fn family(from: &str, to: &str) -> Result<Topology, String> {
+    assert!(FAMILY.contains(from), "`{from}` is not in the family");
+    parse(&format!("{GOOD}{}", FAMILY.replacen(from, to, 1)))
+}
+
+/// With `sites.txt` in the place of the list, which holds `listed`.
+fn family_of_file(listed: Result<&str, &str>) -> Result<Topology, String> {
+    let text = format!("{GOOD}{}", FAMILY.replace("sites = [\"a\", \"b-2\"]", "sites_file = \"sites.txt\""));
+    let base = Path::new("/base");
+    assert_eq!(Topology::site_files(&text, base), [base.join("sites.txt")]);
+    let listed = listed.map(str::to_owned).map_err(str::to_owned);
+    Topology::parse_with(&text, "t.toml", base, &[(base.join("sites.txt"), listed)].into())
+        .map_err(|errors| errors.to_string())
+}
+
+#[test]
+fn a_family_is_one_shard_of_each_of_its_sites() {
+    let topology = family("", "").unwrap();
+    let names: Vec<&str> = topology.shards.keys().map(ShardName::as_str).collect();
+    assert_eq!(names, ["core", "jira.a", "jira.b-2"]);
+    let single =
+        FAMILY.replace("jira_{site}", "jira_b-2").replace("sites = [\"a\", \"b-2\"]", "site = \"b-2\"");
+    let alone = parse(&format!("{GOOD}{single}")).unwrap();
+    let (member, name) = (ShardName::new("jira.b-2").unwrap(), ShardName::new("jira").unwrap());
+    assert_eq!(topology.shards[&member], alone.shards[&name]);
+    assert_eq!(topology.shards[&member].slots_max, Some(20));
+    assert_eq!(topology.declared(&member), alone.declared(&name));
+    let found = &topology.families[&name];
+    assert_eq!(found.connection, "postgres://db/jira_{site}");
+    assert_eq!(found.shards[&SiteId::new("b-2").unwrap()], member);
+    assert_eq!(topology.section_of(&member), &name);
+    assert_eq!(topology.section_of(&ShardName::new("core").unwrap()).as_str(), "core");
+    assert!(alone.families.is_empty());
+}
+
+#[test]
+fn a_file_may_list_the_sites() {
+    let topology = family_of_file(Ok("# tenants\na\n\n  b-2  # moved in May\n")).unwrap();
+    let listed = family("", "").unwrap();
+    assert_eq!(topology.shards, listed.shards);
+    // Its text is part of what a plan was made from.
+    assert_ne!(topology.digest, family_of_file(Ok("a\nb-2\n")).unwrap().digest);
+    assert_eq!(
+        family_of_file(Ok("a\nb 2\na\n")).unwrap_err(),
+        "\
+/base/sites.txt:2: `b 2` is not a site name: use 1 to 128 of letters, digits, `-`, `_` and `.`
+    write the bare id of the site whose database it is
+/base/sites.txt:3: `a` is listed twice in [shards.jira]: also in /base/sites.txt:1
+    remove one of the two"
+    );
+    assert_eq!(
+        family_of_file(Err("no such file")).unwrap_err(),
+        "\
+t.toml:34: [shards.jira] has its sites in `/base/sites.txt`: no such file
+    make the file, with the id of a site on each line, or name another"
+    );
+    assert!(family_of_file(Ok("# none yet\n")).unwrap_err().contains("[shards.jira] lists no sites"));
+}
+
+#[test]
+fn what_is_wrong_with_a_family_is_told() {
+    for (from, to, told) in [
+        ("_{site}", "_x", "t.toml:34: [shards.jira] lists sites, and its connection has no `{site}`\n"),
+        (
+            "sites = [\"a\", \"b-2\"]\n",
+            "",
+            "t.toml:29: the connection of shard `jira` has `{site}`, and no sites are listed\n",
+        ),
+        ("[\"a\", \"b-2\"]", "[]", "t.toml:34: [shards.jira] lists no sites\n"),
+        (
+            "[\"a\", \"b-2\"]",
+            "[\"a\",\n\"a\"]",
+            "t.toml:35: `a` is listed twice in [shards.jira]: also in line 34\n",
+        ),
+        ("\"b-2\"]", "\"b 2\"]", "t.toml:34: `b 2` is not a site name"),
+        ("slots_max = 20", "site = \"c\"", "t.toml:34: [shards.jira] lists sites, and has `site` besides\n"),
+        ("app:own\"]", "app:own\", \"app:own\"]", "t.toml:33: shard `jira` names kind `app:own` twice\n"),
+    ] {
+        let found = family(from, to).unwrap_err();
+        assert!(found.starts_with(told) && found.matches("t.toml").count() == 1, "{told}\n{found}");
+    }
+    let other = "[shards.\"jira.a\"]\ndriver = \"postgres\"\nconnection = \"postgres://db/x\"\nregion = \"eu\"\nkinds = [\"app:own\"]\nsite = \"x\"\n\n[tables.thing]";
+    let found = family("[tables.thing]", other).unwrap_err();
+    assert!(found.contains("two shards have one name: `jira.a`"), "{found}");
+    let sqlite = "driver = \"sqlite\"\npath = \"a.db\"";
+    let found =
+        family("driver = \"postgres\"\nconnection = \"postgres://db/jira_{site}\"", sqlite).unwrap_err();
+    assert!(found.contains("lists sites, and its connection has no `{site}`"), "{found}");
+    assert!(found.contains("[shards.jira] is a SQLite file, which has no replication slots"), "{found}");
+}
+
+#[test]
+fn a_site_has_one_database_of_a_kind() {
+    let two = format!("{GOOD}{DATABASES}").replace(
+        "[tables.thing]",
+        "[shards.also]\ndriver = \"postgres\"\nconnection = \"postgres://db/jira_b\"\nregion = \"us\"\n\
+         kinds = [\"app:own\"]\nsite = \"a\"\n\n[tables.thing]",
+    );
+    assert_eq!(
+        parse(&two).unwrap_err(),
+        "\
+t.toml:36: shards `own` and `also` are both the database of `a` for kind `app:own`
+    give one of them another `site` or other `kinds`, or remove it"
+    );
+    parse(&two.replace(
+        "jira_b\"\nregion = \"us\"\nkinds = [\"app:own\"]",
+        "jira_b\"\nregion = \"us\"\nkinds = [\"app:other\"]",
+    ))
+    .expect_err("app:other has no tables");
+    parse(&two.replace("site = \"a\"\n\n[tables.thing]", "site = \"b\"\n\n[tables.thing]")).unwrap();
+}
+
+#[test]
+fn a_database_of_patterns_alone_is_told_to_declare_its_tables() {
+    let text = format!("{GOOD}{DATABASES}").replace("kinds = [\"app:own\"]", "kinds = [\"app:*\"]");
+    let topology = parse(&text).unwrap();
+    let shard = ShardName::new("own").unwrap();
+    let found: Vec<String> =
+        topology.check_shard(&shard, &[table("new", &[])]).iter().map(ToString::to_string).collect();
+    assert_eq!(
+        found,
+        ["\
+t.toml:29: shard `own`: nothing declares table `new`
+    add to the topology, if this is its kind:
+    [tables.new]
+    kind = \"app:own\""]
+    );
+    let text = text.split("[tables.thing]").next().unwrap().to_owned();
+    assert_eq!(
+        parse(&text).unwrap_err(),
+        "\
+t.toml:33: no kind matches `app:*` in shard `own`
+    declare the tables of its database: [tables.NAME] with `kind` and no owner, since all rows there are its site's"
+    );
+}

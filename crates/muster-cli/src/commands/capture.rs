@@ -13,7 +13,7 @@ use muster_types::topology::Topology;
 use muster_types::{Boundary, ShardName, Timestamp};
 use tokio::task::block_in_place;
 
-use crate::commands::s3;
+use crate::commands::{families, release, s3};
 use crate::context::{self, Context};
 use crate::{exit, print, select};
 
@@ -60,6 +60,12 @@ enum CaptureCommand {
         #[arg(long, value_name = "NAME")]
         shard: Vec<ShardName>,
     },
+    /// Stop capturing the databases of one site, so that they can be dropped; repeatable.
+    Release {
+        /// The site, as `site:ID`.
+        #[arg(value_name = "SITE")]
+        site: String,
+    },
     /// Wait until the log of every shard covers a moment.
     Wait {
         /// The moment: RFC 3339, `now`, or `5m ago`.
@@ -79,6 +85,9 @@ pub(crate) async fn run(path: &Path, args: CaptureArgs) -> Result<ExitCode> {
             let topology = context::topology(path)?;
             let shards = chosen(&topology, &shard)?;
             let done = block_in_place(|| Installer::new(&topology, shards.as_ref()).init());
+            for note in families::notes(&topology) {
+                print::talk(format!("warning: {note}"));
+            }
             installed(&done, |done| {
                 let state = if done.unchanged { "as it was" } else { "installed" };
                 let notes: String = done.notes.iter().map(|note| format!("\n  note: {note}")).collect();
@@ -91,6 +100,7 @@ pub(crate) async fn run(path: &Path, args: CaptureArgs) -> Result<ExitCode> {
             let done = block_in_place(|| Installer::new(&topology, shards.as_ref()).remove());
             installed(&done, |()| "everything of Muster is gone; its recovery points end here".to_owned())
         }
+        Some(CaptureCommand::Release { site }) => release::run(path, &site).await,
         Some(CaptureCommand::Wait { covers, timeout_seconds }) => wait(path, &covers, timeout_seconds).await,
         Some(CaptureCommand::Status) => status(path).await,
         None => record(path, args.record).await,
@@ -99,17 +109,24 @@ pub(crate) async fn run(path: &Path, args: CaptureArgs) -> Result<ExitCode> {
 
 /// The shards named, checked; none for all.
 fn chosen(topology: &Topology, shards: &[ShardName]) -> Result<Option<BTreeSet<ShardName>>> {
-    if let Some(unknown) = shards.iter().find(|shard| !topology.shards.contains_key(*shard)) {
+    let is_known =
+        |shard: &ShardName| topology.shards.contains_key(shard) || topology.families.contains_key(shard);
+    if let Some(unknown) = shards.iter().find(|shard| !is_known(shard)) {
         let known: Vec<&str> = topology.shards.keys().map(ShardName::as_str).collect();
         return Err(exit::input(format!(
             "the topology has no shard `{unknown}`; it has {}",
             known.join(", ")
         )));
     }
-    Ok((!shards.is_empty()).then(|| shards.iter().cloned().collect()))
+    // The name of a family stands for all of its shards.
+    let members = |shard: &ShardName| match topology.families.get(shard) {
+        Some(family) => family.shards.values().cloned().collect(),
+        None => vec![shard.clone()],
+    };
+    Ok((!shards.is_empty()).then(|| shards.iter().flat_map(members).collect()))
 }
 
-fn installed<T>(shards: &[ShardInstalled<T>], said: impl Fn(&T) -> String) -> Result<ExitCode> {
+pub(crate) fn installed<T>(shards: &[ShardInstalled<T>], said: impl Fn(&T) -> String) -> Result<ExitCode> {
     let mut failed = 0;
     for shard in shards {
         match &shard.result {
@@ -155,7 +172,7 @@ async fn record(path: &Path, args: RecordArgs) -> Result<ExitCode> {
     ended(failed, outcomes.len())
 }
 
-fn say(event: &CaptureEvent) {
+pub(crate) fn say(event: &CaptureEvent) {
     match event {
         CaptureEvent::IncarnationBegun { shard, incarnation, reason, after } => {
             let lost = after
@@ -188,6 +205,10 @@ fn say(event: &CaptureEvent) {
             "{shard}: ALARM: not captured, because the topology does not declare them: {}",
             tables.join(", ")
         )),
+        CaptureEvent::Released { shard, boundary, gone } => {
+            let since = if *gone { ", and its database was dropped since" } else { "" };
+            print::talk(format!("{shard}: was released; its recovery points end at {}{since}", boundary.at));
+        }
         CaptureEvent::Failed { failure, retry_seconds } => {
             print::talk(format!("error: {failure}; trying again in {}", print::seconds(*retry_seconds)));
         }
@@ -218,14 +239,29 @@ fn show(outcomes: &[ShardOutcome]) {
     print::data(print::table(&header, &["position", "changes"], rows));
 }
 
-/// The last recovery point of each shard of the topology.
-async fn reached(context: &Context) -> Result<Vec<(ShardName, Option<Boundary>)>> {
+/// How far the log of a shard of the topology reaches.
+struct Reached {
+    shard: ShardName,
+    /// The last recovery point.
+    last: Option<Boundary>,
+    /// Its database is captured no longer.
+    released: bool,
+}
+
+async fn reached(context: &Context) -> Result<Vec<Reached>> {
     let catalog = context.catalog_of([]).await?;
-    let last = |shard: &ShardName| {
-        let history = catalog.shards.get(shard)?.incarnations.last()?;
-        history.boundaries().last().copied()
-    };
-    Ok(context.topology.shards.keys().map(|shard| (shard.clone(), last(shard))).collect())
+    let mut found = Vec::new();
+    for (shard, config) in &context.topology.shards {
+        let history = catalog.shards.get(shard).and_then(|history| history.incarnations.last());
+        let last = history.and_then(|history| history.boundaries().last().copied());
+        // Only databases of one site are released.
+        let released = match history.filter(|_| config.site.is_some()) {
+            Some(history) => context.repository.released(shard, &history.incarnation).await?.is_some(),
+            None => false,
+        };
+        found.push(Reached { shard: shard.clone(), last, released });
+    }
+    Ok(found)
 }
 
 async fn wait(path: &Path, covers: &str, timeout_seconds: u64) -> Result<ExitCode> {
@@ -236,8 +272,8 @@ async fn wait(path: &Path, covers: &str, timeout_seconds: u64) -> Result<ExitCod
         let behind: Vec<String> = reached(&context)
             .await?
             .into_iter()
-            .filter(|(_, last)| last.is_none_or(|last| last.at < moment))
-            .map(|(shard, last)| format!("{shard} ({})", shown(last.map(|last| last.at))))
+            .filter(|shard| !shard.released && shard.last.is_none_or(|last| last.at < moment))
+            .map(|Reached { shard, last, .. }| format!("{shard} ({})", shown(last.map(|last| last.at))))
             .collect();
         if behind.is_empty() {
             print::data(format!("every shard is covered up to {moment}"));
@@ -257,8 +293,12 @@ async fn wait(path: &Path, covers: &str, timeout_seconds: u64) -> Result<ExitCod
 async fn status(path: &Path) -> Result<ExitCode> {
     let context = Context::open(path).await?;
     let now = context::now();
-    let rows = reached(&context).await?.into_iter().map(|(shard, last)| {
-        let lag = last.map(|last| print::seconds(now.seconds_since(last.at))).unwrap_or_default();
+    let rows = reached(&context).await?.into_iter().map(|Reached { shard, last, released }| {
+        let lag = match last {
+            _ if released => "released".to_owned(),
+            Some(last) => print::seconds(now.seconds_since(last.at)),
+            None => String::new(),
+        };
         let position = last.map(|last| last.position.to_string()).unwrap_or_default();
         vec![shard.to_string(), shown(last.map(|last| last.at)), position, lag]
     });

@@ -9,6 +9,7 @@ use muster_types::ShardName;
 use muster_types::table::TableDef;
 use muster_types::topology::Topology;
 
+use crate::commands::families;
 use crate::{context, exit, print};
 
 /// Arguments of `muster check`.
@@ -27,6 +28,9 @@ pub(crate) async fn run(path: &Path, _args: CheckArgs) -> Result<ExitCode> {
             Err(error) => problems.push(format!("{error:#}")),
         }
     }
+    let too_many = tokio::task::block_in_place(|| muster_capture::check_slots(&topology));
+    problems.extend(too_many.iter().map(|(_, error)| error.to_string()));
+    notes.extend(families::notes(&topology));
     let kinds: Vec<String> = topology.kinds_in_order().iter().map(ToString::to_string).collect();
     print::data(format!(
         "{}: {} shards, {} tables; kinds in order: {}",

@@ -39,6 +39,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Threads of the runtime that blocking callers use: connections wait far more than they compute.
 const RUNTIME_THREADS: usize = 2;
 
+/// Messages of a replication session that wait for their reader, and that it takes at once: beyond some hundreds waking
+/// it costs nothing any more, and what is not read yet is better off in the server.
+pub(crate) const REPLICATION_MESSAGES_MAX: usize = 1024;
+
 /// Settings that the text of values depends on, the same on every session.
 const TEXT_SETTINGS: [(&str, &str); 10] = [
     ("client_encoding", "UTF8"),
@@ -141,6 +145,11 @@ impl PostgresConfig {
         &self.host
     }
 
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The database.
     pub fn database(&self) -> &str {
         &self.database
@@ -224,6 +233,7 @@ impl PostgresConfig {
             // The server may not know yet of all that was acknowledged, when an earlier session broke off. Were it to
             // start from what it knows, the first acknowledgement would let it forget what it is about to decode.
             .with_start_lsn(acknowledged)
+            .with_buffer_size(REPLICATION_MESSAGES_MAX)
             .with_application_name("muster capture")
             .with_options(self.startup_options());
         let session = async {

@@ -3,6 +3,7 @@
 //! - [`connect`]: connections and the settings that text depends on. [`schema`]: reading table definitions.
 //! - [`system`]: the tables that Muster keeps in a shard.
 //! - [`capture`]: the capture side, a [`CaptureSource`](crate::capture::CaptureSource).
+//! - [`server`]: what databases of one server share.
 //! - [`check()`]: whether a database is fit for both.
 //! - [`restore`]: the restore side, a [`StoreDriver`](muster_engine::driver::StoreDriver).
 
@@ -11,6 +12,7 @@ mod check;
 pub mod connect;
 pub mod restore;
 pub mod schema;
+pub mod server;
 pub mod system;
 
 pub use capture::{PostgresSource, capture_notes};

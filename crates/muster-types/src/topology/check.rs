@@ -27,10 +27,23 @@ pub(super) fn shards(
     let mut shards: BTreeMap<ShardName, ShardConfig> = BTreeMap::new();
     for entry in entries {
         let hosted = hosted(findings, &entry, kinds);
+        if let Some((other, _)) = shards.get_key_value(&entry.name.value) {
+            // Sections have different names: one of a family has this one's.
+            let what =
+                format!("two shards have one name: `{other}`, of section [shards.{}]", entry.section());
+            findings.add(
+                entry.name.at,
+                what,
+                "rename the section: the shards of a family are named SECTION.SITE",
+            );
+            continue;
+        }
         if let Some((other, _)) = shards.iter().find(|(_, shard)| shard.driver == entry.driver) {
             let what = format!("shards `{other}` and `{}` are the same store", entry.name.value);
-            findings.add(entry.name.at, what, "give one of them another `path`, or remove it");
+            let key = if matches!(entry.driver, DriverConfig::Sqlite { .. }) { "path" } else { "connection" };
+            findings.add(entry.name.at, what, format!("give one of them another `{key}`, or remove it"));
         }
+        check_single(findings, &entry, &hosted, &shards);
         let config = ShardConfig {
             driver: entry.driver,
             region: entry.region,
@@ -40,11 +53,34 @@ pub(super) fn shards(
             writer_block_milliseconds_max: entry.writer_block_milliseconds_max,
             stage_bytes_per_second_max: entry.stage_bytes_per_second_max,
             site: entry.site,
+            slots_max: entry.slots_max,
         };
         shards.insert(entry.name.value, config);
     }
     check_homes(findings, &shards, kinds);
     shards
+}
+
+/// Two databases of one site cannot both hold its store of a kind: nothing says which one a restore goes into.
+fn check_single(
+    findings: &mut Findings<'_>,
+    entry: &ShardEntry,
+    hosted: &[Kind],
+    shards: &BTreeMap<ShardName, ShardConfig>,
+) {
+    let Some(site) = &entry.site else { return };
+    let both =
+        shards.iter().filter(|(_, other)| other.site.as_ref() == Some(site)).find_map(|(name, other)| {
+            hosted.iter().find(|kind| other.kinds.contains(kind)).map(|kind| (name, kind))
+        });
+    if let Some((other, kind)) = both {
+        let name = &entry.name.value;
+        let what = format!(
+            "shards `{other}` and `{name}` are both the database of `{}` for kind `{kind}`",
+            site.as_str()
+        );
+        findings.add(entry.name.at, what, "give one of them another `site` or other `kinds`, or remove it");
+    }
 }
 
 fn hosted(findings: &mut Findings<'_>, entry: &ShardEntry, kinds: &Kinds<'_>) -> Vec<Kind> {
@@ -57,17 +93,23 @@ fn hosted(findings: &mut Findings<'_>, entry: &ShardEntry, kinds: &Kinds<'_>) ->
             kinds.mentioned.keys().filter(|kind| pattern.value.matches(kind)).collect();
         for kind in &matching {
             if exact && !is_restored(kind) {
-                let what = format!("shard `{}` hosts kind `{kind}`, which has no rows", entry.name.value);
+                let what = format!("shard `{}` hosts kind `{kind}`, which has no rows", entry.section());
                 findings.add(pattern.at, what, "remove it from `kinds`: it is rebuilt or external");
             } else if exact && hosted.contains(kind) {
-                let what = format!("shard `{}` names kind `{kind}` twice", entry.name.value);
+                let what = format!("shard `{}` names kind `{kind}` twice", entry.section());
                 findings.add(pattern.at, what, "remove one of the two");
             }
         }
         if matching.is_empty() {
-            let what =
-                format!("no kind matches `{}` in shard `{}`", pattern.value.as_str(), entry.name.value);
-            findings.add(pattern.at, what, "declare tables of such kinds, or remove it from `kinds`");
+            let what = format!("no kind matches `{}` in shard `{}`", pattern.value.as_str(), entry.section());
+            let hint = match &entry.site {
+                Some(_) => {
+                    "declare the tables of its database: [tables.NAME] with `kind` and no owner, since all rows there \
+                            are its site's"
+                }
+                None => "declare tables of such kinds, or remove it from `kinds`",
+            };
+            findings.add(pattern.at, what, hint);
         }
         for kind in matching {
             if is_restored(kind) && !hosted.contains(kind) {

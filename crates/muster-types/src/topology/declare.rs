@@ -1,7 +1,9 @@
 //! The declarations of kinds, shards and tables, each on its own; what they say about each other is checked later.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::family::{self, Family, SiteFiles};
 use super::migration::{Migration, migrations};
 use super::order::Pattern;
 use super::raw::{At, Findings, Section, listed, quoted};
@@ -18,7 +20,8 @@ pub(super) struct KindEntry {
     pub(super) mode: KindMode,
 }
 
-/// `[shards.X]`
+/// `[shards.X]`, or one shard of such a family.
+#[derive(Clone)]
 pub(super) struct ShardEntry {
     pub(super) name: At<ShardName>,
     pub(super) driver: DriverConfig,
@@ -29,6 +32,25 @@ pub(super) struct ShardEntry {
     pub(super) writer_block_milliseconds_max: u64,
     pub(super) stage_bytes_per_second_max: Option<u64>,
     pub(super) site: Option<SiteId>,
+    pub(super) slots_max: Option<u64>,
+    /// The section that it is one of several of.
+    pub(super) family: Option<ShardName>,
+}
+
+impl ShardEntry {
+    /// The name of its section.
+    pub(super) fn section(&self) -> &ShardName {
+        self.family.as_ref().unwrap_or(&self.name.value)
+    }
+}
+
+/// Everything under `[shards]`.
+#[derive(Default)]
+pub(super) struct ShardEntries {
+    pub(super) shards: Vec<ShardEntry>,
+    pub(super) families: BTreeMap<ShardName, Family>,
+    /// Some section is meant for databases of single sites, whatever is wrong with it.
+    pub(super) single: bool,
 }
 
 /// `[tables.X]`
@@ -146,15 +168,22 @@ pub(super) fn shards(
     findings: &mut Findings<'_>,
     root: &mut Section<'_>,
     base_dir: &Path,
-) -> Vec<ShardEntry> {
-    let mut entries = Vec::new();
+    files: &SiteFiles,
+) -> ShardEntries {
+    let mut entries = ShardEntries::default();
     let sections = root.sections(findings, "shards");
     if sections.is_empty() {
         let hint = "add a section [shards.NAME] with `driver`, `path`, `region` and `kinds`";
         findings.add(0, "there are no shards", hint);
     }
-    for At { value: (name, section), at } in sections {
-        entries.extend(shard(findings, &name, at, section, base_dir));
+    for At { value: (name, mut section), at } in sections {
+        entries.single |= ["site", "sites", "sites_file"].iter().any(|key| section.has(key));
+        let members = family::members(findings, &mut section, base_dir, files);
+        let Some(entry) = shard(findings, &name, at, section, base_dir) else { continue };
+        entries.single |= family::is_pattern(&entry.driver);
+        let (shards, family) = family::expand(findings, entry, members);
+        entries.shards.extend(shards);
+        entries.families.extend(family);
     }
     entries
 }
@@ -196,6 +225,7 @@ fn shard(
         findings.add(slots.at, what, "write 1, or leave it out");
     }
     let site = site(findings, &mut section, driver.as_ref());
+    let slots_max = slots_max(findings, &mut section, driver.as_ref());
     section.close(findings);
     Some(ShardEntry {
         name: At { value: shard_name.ok()?, at },
@@ -207,7 +237,22 @@ fn shard(
         writer_block_milliseconds_max,
         stage_bytes_per_second_max,
         site,
+        slots_max,
+        family: None,
     })
+}
+
+fn slots_max(
+    findings: &mut Findings<'_>,
+    section: &mut Section<'_>,
+    driver: Option<&DriverConfig>,
+) -> Option<u64> {
+    let slots = section.positive(findings, "slots_max")?;
+    if let Some(DriverConfig::Sqlite { .. }) = driver {
+        let what = format!("{} is a SQLite file, which has no replication slots", section.name());
+        findings.add(slots.at, what, "remove `slots_max`");
+    }
+    Some(slots.value)
 }
 
 fn site(

@@ -9,6 +9,12 @@ use crate::ids::{Kind, ShardName};
 use crate::table::{Owner, TableDef};
 
 impl Topology {
+    /// The section that declares `shard`: its own name, or its family's.
+    pub fn section_of<'t>(&'t self, shard: &'t ShardName) -> &'t ShardName {
+        let has = |family: &&ShardName| self.families[*family].shards.values().any(|member| member == shard);
+        self.families.keys().find(has).unwrap_or(shard)
+    }
+
     /// The tables that `shard` hosts and that are declared by their names.
     pub fn shard_tables(&self, shard: &ShardName) -> BTreeMap<String, TableConfig> {
         let kinds = self.shards.get(shard).map_or(&[][..], |shard| shard.kinds.as_slice());
@@ -105,20 +111,39 @@ impl Check<'_> {
 
     fn undeclared(&self, table: &TableDef) -> TopologyError {
         let name = &table.name;
-        let everywhere = Declared::new(self.topology.tables.clone(), self.topology.site_tables.clone());
-        if let Some(declared) = everywhere.get(name) {
-            let what = format!(
-                "table `{name}` is declared for kind `{}`, which this shard does not host",
-                declared.kind
-            );
+        if let Some(kind) = self.declared_kind(name) {
+            let what =
+                format!("table `{name}` is declared for kind `{kind}`, which this shard does not host");
             let hint = format!(
-                "add `{}` to the `kinds` of [shards.{}], or drop the table there",
-                declared.kind, self.shard
+                "add `{kind}` to the `kinds` of [shards.{}], or drop the table there",
+                self.section()
             );
             return self.error(name, &what, hint);
         }
-        let hint = format!("add to the topology, if this is its owner:\n{}", self.proposal(table));
+        let told = if self.is_single() { "kind" } else { "owner" };
+        let hint = format!("add to the topology, if this is its {told}:\n{}", self.proposal(table));
         self.error_at(&format!("shards.{}", self.shard), &format!("nothing declares table `{name}`"), hint)
+    }
+
+    /// The kind of a table of this name, whichever shards host it.
+    fn declared_kind(&self, name: &str) -> Option<Kind> {
+        let topology = self.topology;
+        // Only a database of one site takes tables without an owner.
+        let ownerless = topology.database_tables.get(name).filter(|_| self.is_single());
+        let everywhere = Declared::new(topology.tables.clone(), topology.site_tables.clone());
+        ownerless
+            .map(|table| table.kind.clone())
+            .or_else(|| everywhere.get(name).map(|table| table.kind.clone()))
+    }
+
+    /// The shard is the database of one site.
+    fn is_single(&self) -> bool {
+        self.topology.shards.get(self.shard).is_some_and(|config| config.site.is_some())
+    }
+
+    /// The name of the shard's section.
+    fn section(&self) -> &ShardName {
+        self.topology.section_of(self.shard)
     }
 
     fn misnamed(&self, table: &TableDef, why: &str) -> TopologyError {
@@ -136,6 +161,12 @@ impl Check<'_> {
             .find_map(|other| Some((other.pattern.beside(&table.name)?, &other.kind)))
         {
             return format!("{}\nkind = {:?}", table_section(&alike.0.to_string()), alike.1.as_str());
+        }
+        if self.is_single() {
+            let hosted = self.topology.shards.get(self.shard).and_then(|shard| shard.kinds.first());
+            let kind = hosted.map_or("...", Kind::as_str);
+            // Its site goes without saying.
+            return format!("{}\nkind = {kind:?}", table_section(&table.name));
         }
         let has = |column: &str| table.columns.iter().any(|own| own.name == column);
         let tenant = self.topology.tables.values().find_map(|other| match &other.owner {

@@ -20,6 +20,7 @@
 mod check;
 mod declare;
 mod error;
+mod family;
 mod id_type;
 mod live;
 mod migration;
@@ -29,6 +30,7 @@ mod raw;
 mod tenancy;
 
 pub use error::{TopologyError, TopologyErrors};
+pub use family::{Family, SiteFiles};
 pub use id_type::{IdType, SITE_ID_TYPE};
 pub use migration::{Migration, STAGED};
 pub use tenancy::{DatabaseTable, Declared, Named, PLACEHOLDER, SiteTable, TablePattern};
@@ -44,7 +46,7 @@ use crate::table::Owner;
 /// A validated topology. Every reference in it resolves; the kinds' dependencies have no cycle.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Topology {
-    /// Digest of the text that it was parsed from.
+    /// Digest of the text that it was parsed from, and of the files that list its sites.
     pub digest: Digest,
     /// Where its declarations stand, for messages.
     pub source: Source,
@@ -68,6 +70,8 @@ pub struct Topology {
     pub kinds: BTreeMap<Kind, KindConfig>,
     /// By name.
     pub shards: BTreeMap<ShardName, ShardConfig>,
+    /// Sections of `shards` that stand for one shard of each of their sites, by name.
+    pub families: BTreeMap<ShardName, Family>,
     /// Declared tables, by name; a name means the same in every shard that hosts the table's kind.
     pub tables: BTreeMap<String, TableConfig>,
     /// Declared tables of which each site has its own, in a schema of its own.
@@ -262,6 +266,8 @@ pub struct ShardConfig {
     pub stage_bytes_per_second_max: Option<u64>,
     /// The one site whose database it is.
     pub site: Option<SiteId>,
+    /// Replication slots that its server may have, where it says so.
+    pub slots_max: Option<u64>,
 }
 
 /// A driver and what it needs.

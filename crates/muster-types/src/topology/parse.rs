@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
 use super::check::{self, Kinds};
-use super::declare::{self, KindEntry, OwnerlessEntry, ShardEntry, SiteTableEntry, TableEntries, TableEntry};
+use super::declare::{
+    self, KindEntry, OwnerlessEntry, ShardEntries, ShardEntry, SiteTableEntry, TableEntries, TableEntry,
+};
 use super::error::TopologyErrors;
+use super::family::{self, Family, SiteFiles};
 use super::id_type::{self, IdTypeEntry};
 use super::order;
 use super::raw::{At, Findings, Section};
@@ -37,23 +40,53 @@ const STAGE_SLOTS: u64 = 4;
 const ATTEMPTS: u64 = 5;
 
 impl Topology {
-    /// Reads and validates a topology. `file` is its name for messages; relative paths start at `base_dir`.
+    /// The files with lists of sites that a topology names; [`Self::parse_with`] takes what is in them.
+    pub fn site_files(text: &str, base_dir: &Path) -> Vec<PathBuf> {
+        family::files(text, base_dir)
+    }
+
+    /// [`Self::parse_with`], for a topology that names no files.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn parse(text: &str, file: &str, base_dir: &Path) -> Result<Self, TopologyErrors> {
+        Self::parse_with(text, file, base_dir, &SiteFiles::new())
+    }
+
+    /// Reads and validates a topology. `file` is its name for messages; relative paths start at `base_dir`; `files` are
+    /// those of [`Self::site_files`].
     ///
     /// # Errors
     /// [`TopologyErrors`]: as much of what is wrong as can be told at once, each with line and way out.
-    pub fn parse(text: &str, file: &str, base_dir: &Path) -> Result<Self, TopologyErrors> {
+    pub fn parse_with(
+        text: &str,
+        file: &str,
+        base_dir: &Path,
+        files: &SiteFiles,
+    ) -> Result<Self, TopologyErrors> {
         let mut findings = Findings::new(file, text);
         let (table, errors) = DeTable::parse_recoverable(text);
         syntax_errors(&mut findings, text, &errors);
         if !findings.is_clean() {
             return Err(TopologyErrors(findings.into_errors()));
         }
-        let draft = Draft::read(&mut findings, Section::root(table.get_ref()), base_dir);
+        let draft = Draft::read(&mut findings, Section::root(table.get_ref()), base_dir, files);
         match draft {
-            Some(draft) if findings.is_clean() => draft.resolve(findings, file, text),
+            Some(draft) if findings.is_clean() => draft.resolve(findings, file, digest(text, files)),
             _ => Err(TopologyErrors(findings.into_errors())),
         }
     }
+}
+
+/// Of everything that the topology was read from.
+fn digest(text: &str, files: &SiteFiles) -> Digest {
+    let mut all = text.to_owned();
+    for list in files.values().flatten() {
+        // No text holds this byte by itself: it would be no TOML.
+        all.push('\0');
+        all.push_str(list);
+    }
+    Digest::of(all.as_bytes())
 }
 
 fn syntax_errors(findings: &mut Findings<'_>, text: &str, errors: &[toml::de::Error]) {
@@ -103,6 +136,7 @@ struct Draft {
     tiers: BTreeMap<String, Tier>,
     kinds: Vec<KindEntry>,
     shards: Vec<ShardEntry>,
+    families: BTreeMap<ShardName, Family>,
     tables: Vec<TableEntry>,
     site_tables: Vec<SiteTableEntry>,
     ownerless: Vec<OwnerlessEntry>,
@@ -110,7 +144,12 @@ struct Draft {
 
 impl Draft {
     /// Reads every section, whatever is wrong with another.
-    fn read(findings: &mut Findings<'_>, mut root: Section<'_>, base_dir: &Path) -> Option<Self> {
+    fn read(
+        findings: &mut Findings<'_>,
+        mut root: Section<'_>,
+        base_dir: &Path,
+        files: &SiteFiles,
+    ) -> Option<Self> {
         let fleet = root.required_text(findings, "fleet", "add `fleet = \"NAME\"` at the top");
         if let Some(fleet) = &fleet
             && ShardName::new(fleet.value.as_str()).is_err()
@@ -126,10 +165,9 @@ impl Draft {
         let ids = id_type::read(findings, &mut root);
         let tiers = tiers(findings, &mut root);
         let kinds = declare::kinds(findings, &mut root);
-        let shards = declare::shards(findings, &mut root, base_dir);
-        let databases = shards.iter().any(|shard| shard.site.is_some());
+        let ShardEntries { shards, families, single } = declare::shards(findings, &mut root, base_dir, files);
         let TableEntries { named: tables, of_sites: site_tables, ownerless } =
-            declare::tables(findings, &mut root, databases);
+            declare::tables(findings, &mut root, single);
         root.close(findings);
         Some(Self {
             fleet: fleet?.value,
@@ -142,6 +180,7 @@ impl Draft {
             tiers,
             kinds,
             shards,
+            families,
             tables,
             site_tables,
             ownerless,
@@ -149,7 +188,12 @@ impl Draft {
     }
 
     /// Checks what the sections say about each other.
-    fn resolve(self, mut findings: Findings<'_>, file: &str, text: &str) -> Result<Topology, TopologyErrors> {
+    fn resolve(
+        self,
+        mut findings: Findings<'_>,
+        file: &str,
+        digest: Digest,
+    ) -> Result<Topology, TopologyErrors> {
         let mentioned =
             order::mentioned(&self.kinds, &self.tables, (&self.site_tables, &self.ownerless), &self.shards);
         let kinds = order::resolve(&mut findings, &self.kinds, &mentioned);
@@ -183,7 +227,7 @@ impl Draft {
             (name.value, DatabaseTable { kind: kind.value, migrations, harmless_triggers })
         };
         Ok(Topology {
-            digest: Digest::of(text.as_bytes()),
+            digest,
             source,
             fleet: self.fleet,
             repository: self.repository,
@@ -195,6 +239,7 @@ impl Draft {
             tiers: self.tiers,
             kinds,
             shards,
+            families: self.families,
             tables: self.tables.into_iter().map(table).collect(),
             site_tables: self.site_tables.into_iter().map(site_table).collect(),
             database_tables: self.ownerless.into_iter().map(database_table).collect(),

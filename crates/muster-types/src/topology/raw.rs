@@ -33,6 +33,12 @@ impl<'d> Findings<'d> {
         self.errors.push(TopologyError { file: self.file.to_owned(), line, what, hint });
     }
 
+    /// Notes what is wrong in a line of another file.
+    pub(super) fn add_in(&mut self, file: &str, line: u64, what: impl Into<String>, hint: impl Into<String>) {
+        let (what, hint) = (what.into(), hint.into());
+        self.errors.push(TopologyError { file: file.to_owned(), line: Some(line), what, hint });
+    }
+
     /// The line of a place, counted from 1.
     pub(super) fn line(&self, at: usize) -> u64 {
         let before = self.text.as_bytes().get(..at).unwrap_or(self.text.as_bytes());

@@ -1,8 +1,8 @@
 //! The capture side: snapshots through exported states, changes through logical decoding.
 //!
 //! - `source`: [`PostgresSource`]. `install`, `triggers`: what has to be in the shard. `state`: what capture remembers there.
-//! - `slot`: slot, cluster and timeline. `layout`: the captured tables as they are.
-//! - `stream`, `pgoutput`: the log, item by item. `ddl`: changes of tables in it. `poll`, `buffer`: changes by site.
+//! - `using`: who uses a database. `slot`: slot, cluster and timeline. `layout`: the captured tables as they are.
+//! - `session`: the server's messages. `stream`, `pgoutput`: the log, item by item. `ddl`: changes of tables in it. `poll`, `buffer`: changes by site.
 //! - `owner`, `lookup`: whose a row is. `snapshot`, `copy`: tables read whole.
 //!
 //! # Invariants
@@ -19,14 +19,17 @@ mod lookup;
 mod owner;
 mod pgoutput;
 mod poll;
+mod session;
 mod slot;
 mod snapshot;
 mod source;
 mod state;
 mod stream;
 mod triggers;
+mod using;
 
 pub use source::PostgresSource;
 pub use triggers::capture_notes;
+pub use using::{Using, using};
 
 use super::random_number;

@@ -57,10 +57,11 @@ pub(super) struct DecodeError {
     reason: &'static str,
 }
 
-/// Reads one message.
-pub(super) fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
+/// Reads one message; `rows` builds its rows, and is reused.
+pub(super) fn decode(bytes: &[u8], rows: &mut RowBuilder) -> Result<Message, DecodeError> {
     let (kind, rest) = bytes.split_first().ok_or(DecodeError { kind: '-', reason: "it is empty" })?;
-    let mut reader = Reader { rest };
+    rows.clear();
+    let mut reader = Reader { rest, rows };
     let message = match kind {
         b'R' => reader.relation(),
         b'I' => reader.insert(),
@@ -77,6 +78,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
 
 struct Reader<'a> {
     rest: &'a [u8],
+    rows: &'a mut RowBuilder,
 }
 
 type Read<T> = Result<T, &'static str>;
@@ -174,20 +176,20 @@ impl<'a> Reader<'a> {
 
     fn row(&mut self) -> Read<Row> {
         let count = self.u16()?;
-        let mut builder = RowBuilder::new();
         for _ in 0..count {
             match self.u8()? {
-                b'n' => builder.push(Class::Null, b""),
-                b'u' => builder.push(Class::Unchanged, b""),
+                b'n' => self.rows.push(Class::Null, b""),
+                b'u' => self.rows.push(Class::Unchanged, b""),
                 b't' => {
                     let length = usize::try_from(self.i32()?).map_err(|_| "a length is negative")?;
-                    builder.push(Class::Text, self.bytes(length)?)
+                    let text = self.bytes(length)?;
+                    self.rows.push(Class::Text, text)
                 }
                 b'b' => return Err("a value is binary, and text was asked for"),
                 _ => return Err("a value is of unknown class"),
             };
         }
-        Ok(builder.take())
+        Ok(self.rows.take())
     }
 }
 
@@ -198,6 +200,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
+        super::decode(bytes, &mut RowBuilder::new())
+    }
 
     fn row_bytes(fields: &[Option<&[u8]>]) -> Vec<u8> {
         let mut bytes = u16::try_from(fields.len()).unwrap().to_be_bytes().to_vec();

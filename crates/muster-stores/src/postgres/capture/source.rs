@@ -138,7 +138,7 @@ impl PostgresSource {
 
     /// A database that is not there is no loss where it is one shard of many sites: somebody is about to bring it back.
     fn unreached(&self, error: ConnectError) -> CaptureError {
-        let gone = error.message().contains("SQLSTATE 3D000") && self.declared.is_of_database();
+        let gone = error.is_of_missing_database() && self.declared.is_of_database();
         let mut error = CaptureError::from(error);
         if gone {
             error.hint = format!(
@@ -192,10 +192,11 @@ impl PostgresSource {
     }
 
     async fn remove_now(&mut self) -> Result<(), CaptureError> {
-        self.drop_slot().await?;
         let name = self.name.clone();
         let (config, client) = self.client().await?;
+        // A capture that follows lets go of the slot once its state is gone.
         install::remove(client, &name).await.map_err(|error| explain(&config, "remove capture", &error))?;
+        self.free_slot().await?;
         (self.layout, self.known, self.delivered, self.quiet_at) = (None, None, None, None);
         Ok(())
     }

@@ -8,15 +8,15 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use muster_rows::Row;
+use muster_rows::{Row, RowBuilder};
 use muster_types::{Position, Timestamp};
-use pgwire_replication::{Lsn, ReplicationClient, ReplicationEvent};
+use pgwire_replication::{Lsn, ReplicationEvent};
 
 use super::error::explain_replication;
 use super::pgoutput::{self, Message, OldImage, Relation};
+use super::session::{Ended, SILENCE_MAX, Session};
 use crate::capture::CaptureError;
 use crate::postgres::connect::PostgresConfig;
 
@@ -25,9 +25,6 @@ const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 
 /// Rows read ahead that are kept: what writers bring in the moments between two looks of one poll.
 const AHEAD_BYTES_MAX: usize = 16 * 1024 * 1024;
-
-/// A server that works on a large transaction still says that it is there every half `wal_sender_timeout`.
-const SILENCE_MAX: Duration = Duration::from_secs(300);
 
 /// The log, item by item.
 #[derive(Clone, Debug)]
@@ -88,8 +85,9 @@ pub(super) struct Ahead<'s> {
 /// One session.
 pub(super) struct Stream {
     config: PostgresConfig,
-    client: ReplicationClient,
+    session: Session,
     relations: HashMap<u32, Arc<Relation>>,
+    rows: RowBuilder,
     ahead: VecDeque<Item>,
     ahead_bytes: usize,
     /// Something read ahead was forgotten: this session cannot be gone on with.
@@ -110,8 +108,9 @@ impl Stream {
         client.wait_started().await.map_err(failed)?;
         Ok(Self {
             config: config.clone(),
-            client,
+            session: Session::of(client),
             relations: HashMap::new(),
+            rows: RowBuilder::new(),
             ahead: VecDeque::new(),
             ahead_bytes: 0,
             forgetful: false,
@@ -181,7 +180,7 @@ impl Stream {
 
     /// Nothing was forgotten, and the session runs.
     pub(super) fn is_whole(&self) -> bool {
-        !self.forgetful && self.client.is_running()
+        !self.forgetful && self.session.is_running()
     }
 
     /// Nothing waits to be taken.
@@ -191,30 +190,25 @@ impl Stream {
 
     /// Lets the slot forget everything up to `position`.
     pub(super) fn acknowledge(&self, position: Position) {
-        self.client.update_applied_lsn(Lsn(position.0 + 1));
+        self.session.acknowledge(Lsn(position.0 + 1));
     }
 
     async fn read(&mut self) -> Result<Item, CaptureError> {
         loop {
-            let event = tokio::time::timeout(SILENCE_MAX, self.client.recv()).await;
-            let event = event.map_err(|_| {
-                CaptureError::transient(
-                    format!("{}: its change log is silent for {} s", self.config, SILENCE_MAX.as_secs()),
-                    "capture connects anew",
-                )
-            })?;
-            let event =
-                event.map_err(|error| explain_replication(&self.config, "read its change log", &error))?;
-            let Some(event) = event else {
-                return Err(CaptureError::transient(
-                    format!("{}: the server ended the change log's session", self.config),
-                    "capture connects anew",
-                ));
-            };
+            let event = self.session.next().await.map_err(|ended| self.ended(&ended))?;
             if let Some(item) = self.item(event)? {
                 return Ok(item);
             }
         }
+    }
+
+    fn ended(&self, ended: &Ended) -> CaptureError {
+        let what = match ended {
+            Ended::Failed(error) => return explain_replication(&self.config, "read its change log", error),
+            Ended::Silent => format!("its change log is silent for {} s", SILENCE_MAX.as_secs()),
+            Ended::Closed => "the server ended the change log's session".to_owned(),
+        };
+        CaptureError::transient(format!("{}: {what}", self.config), "capture connects anew")
     }
 
     fn item(&mut self, event: ReplicationEvent) -> Result<Option<Item>, CaptureError> {
@@ -235,7 +229,8 @@ impl Stream {
     }
 
     fn change(&mut self, data: &[u8]) -> Result<Option<Item>, CaptureError> {
-        let message = pgoutput::decode(data).map_err(|error| self.damaged(&error.to_string()))?;
+        let message = pgoutput::decode(data, &mut self.rows);
+        let message = message.map_err(|error| self.damaged(&error.to_string()))?;
         Ok(Some(match message {
             Message::Relation(relation) => {
                 self.relations.insert(relation.id, Arc::new(relation));

@@ -43,6 +43,11 @@ impl ConnectError {
         Self { server: Some(config.to_string()), reason: reason.into(), hint: hint.into(), transient }
     }
 
+    /// The server is there, and has no such database.
+    pub(crate) fn is_of_missing_database(&self) -> bool {
+        self.reason.contains("SQLSTATE 3D000")
+    }
+
     /// Where to and why, without the way out.
     pub fn message(&self) -> String {
         match &self.server {

@@ -42,3 +42,4 @@ mod stage;
 
 pub use driver::PostgresDriver;
 pub use fitness::Fitness;
+pub(in crate::postgres) use probe::claims;

@@ -147,7 +147,8 @@ pub(super) async fn unwritable(client: &Client) -> Result<Option<String>, Error>
     }))
 }
 
-async fn claims(client: &Client) -> Result<BTreeMap<StoreId, String>, Error> {
+/// Stores that open runs hold, with the runs.
+pub(in crate::postgres) async fn claims(client: &Client) -> Result<BTreeMap<StoreId, String>, Error> {
     let there = client.query_one("SELECT to_regclass('muster.claim') IS NOT NULL", &[]).await?;
     if !there.get::<_, bool>(0) {
         return Ok(BTreeMap::new());

@@ -1,5 +1,7 @@
 //! Whether the incarnation can be gone on with, and the beginning of a new one.
 
+use std::time::Duration;
+
 use muster_types::{Incarnation, Position};
 
 use super::PostgresSource;
@@ -7,6 +9,9 @@ use crate::capture::CaptureError;
 use crate::postgres::capture::error::explain;
 use crate::postgres::capture::state::{self, State};
 use crate::postgres::capture::{install, slot};
+
+/// A capture that follows notices at its next poll that it is removed: some seconds, unless polls are rare.
+const FOLLOWER_END: Duration = Duration::from_secs(30);
 
 impl PostgresSource {
     pub(super) async fn status(&mut self) -> Result<slot::Status, CaptureError> {
@@ -63,6 +68,25 @@ impl PostgresSource {
         let name = self.name.clone();
         let (config, client) = self.client().await?;
         slot::drop(client, &name).await.map_err(|error| explain(&config, "drop its slot", &error))
+    }
+
+    /// [`Self::drop_slot`] once nobody streams from it any more.
+    pub(super) async fn free_slot(&mut self) -> Result<(), CaptureError> {
+        self.stream = None;
+        self.wait_until_free(FOLLOWER_END).await?;
+        if let Some(pid) = self.status().await?.slot.and_then(|slot| slot.active_pid) {
+            return Err(CaptureError::new(
+                format!(
+                    "shard `{}`: process {pid} of the server still streams from slot `{}` after {} s",
+                    self.shard,
+                    self.name,
+                    FOLLOWER_END.as_secs()
+                ),
+                "stop the capture that follows it, or end the session (SELECT pg_terminate_backend(PID)); then run the command \
+                 again",
+            ));
+        }
+        self.drop_slot().await
     }
 
     pub(super) async fn begin_now(&mut self, incarnation: &Incarnation) -> Result<(), CaptureError> {

@@ -39,15 +39,15 @@ impl PostgresSource {
         match self.stream.take() {
             Some(stream) => {
                 drop(stream);
-                self.wait_until_free().await
+                self.wait_until_free(SESSION_END).await
             }
             None => Ok(()),
         }
     }
 
     /// Waits for a session that has the slot: one that was ended just now is still seen for a moment.
-    async fn wait_until_free(&mut self) -> Result<(), CaptureError> {
-        let until = tokio::time::Instant::now() + SESSION_END;
+    pub(super) async fn wait_until_free(&mut self, limit: Duration) -> Result<(), CaptureError> {
+        let until = tokio::time::Instant::now() + limit;
         while self.status().await?.slot.is_some_and(|slot| slot.active_pid.is_some()) {
             if tokio::time::Instant::now() > until {
                 break;
@@ -62,7 +62,7 @@ impl PostgresSource {
             return Ok(());
         }
         self.stream = None;
-        self.wait_until_free().await?;
+        self.wait_until_free(SESSION_END).await?;
         let name = self.name.clone();
         let (config, _) = self.client().await?;
         self.stream = Some(Stream::open(&config, &name, &name, acknowledged).await?);
