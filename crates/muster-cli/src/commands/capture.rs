@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use muster_capture::{CaptureEvent, CaptureOptions, CaptureRunner, Installer, ShardInstalled, ShardOutcome};
-use muster_types::topology::Topology;
-use muster_types::{Boundary, ShardName, Timestamp};
+use muster_types::topology::{ShardConfig, Topology};
+use muster_types::{Boundary, Incarnation, ShardName, Timestamp};
 use tokio::task::block_in_place;
 
 use crate::commands::{families, release, s3};
@@ -244,24 +244,27 @@ struct Reached {
     shard: ShardName,
     /// The last recovery point.
     last: Option<Boundary>,
+    /// Its history, where it may have been released: of databases of one site.
+    single: Option<Incarnation>,
+}
+
+impl Reached {
     /// Its database is captured no longer.
-    released: bool,
+    async fn is_released(&self, context: &Context) -> Result<bool> {
+        let Some(incarnation) = &self.single else { return Ok(false) };
+        Ok(context.repository.released(&self.shard, incarnation).await?.is_some())
+    }
 }
 
 async fn reached(context: &Context) -> Result<Vec<Reached>> {
     let catalog = context.catalog_of([]).await?;
-    let mut found = Vec::new();
-    for (shard, config) in &context.topology.shards {
+    let one = |(shard, config): (&ShardName, &ShardConfig)| {
         let history = catalog.shards.get(shard).and_then(|history| history.incarnations.last());
         let last = history.and_then(|history| history.boundaries().last().copied());
-        // Only databases of one site are released.
-        let released = match history.filter(|_| config.site.is_some()) {
-            Some(history) => context.repository.released(shard, &history.incarnation).await?.is_some(),
-            None => false,
-        };
-        found.push(Reached { shard: shard.clone(), last, released });
-    }
-    Ok(found)
+        let single = history.filter(|_| config.site.is_some()).map(|history| history.incarnation.clone());
+        Reached { shard: shard.clone(), last, single }
+    };
+    Ok(context.topology.shards.iter().map(one).collect())
 }
 
 async fn wait(path: &Path, covers: &str, timeout_seconds: u64) -> Result<ExitCode> {
@@ -269,12 +272,14 @@ async fn wait(path: &Path, covers: &str, timeout_seconds: u64) -> Result<ExitCod
     let context = Context::open(path).await?;
     let deadline = tokio::time::Instant::now() + Duration::from_secs(timeout_seconds);
     loop {
-        let behind: Vec<String> = reached(&context)
-            .await?
-            .into_iter()
-            .filter(|shard| !shard.released && shard.last.is_none_or(|last| last.at < moment))
-            .map(|Reached { shard, last, .. }| format!("{shard} ({})", shown(last.map(|last| last.at))))
-            .collect();
+        let mut behind = Vec::new();
+        for reached in reached(&context).await? {
+            let last = reached.last.map(|last| last.at);
+            // Nobody waits for what is captured no longer.
+            if last.is_none_or(|last| last < moment) && !reached.is_released(&context).await? {
+                behind.push(format!("{} ({})", reached.shard, shown(last)));
+            }
+        }
         if behind.is_empty() {
             print::data(format!("every shard is covered up to {moment}"));
             return Ok(ExitCode::SUCCESS);
@@ -293,15 +298,18 @@ async fn wait(path: &Path, covers: &str, timeout_seconds: u64) -> Result<ExitCod
 async fn status(path: &Path) -> Result<ExitCode> {
     let context = Context::open(path).await?;
     let now = context::now();
-    let rows = reached(&context).await?.into_iter().map(|Reached { shard, last, released }| {
+    let mut rows = Vec::new();
+    for reached in reached(&context).await? {
+        let released = reached.is_released(&context).await?;
+        let Reached { shard, last, .. } = reached;
         let lag = match last {
             _ if released => "released".to_owned(),
             Some(last) => print::seconds(now.seconds_since(last.at)),
             None => String::new(),
         };
         let position = last.map(|last| last.position.to_string()).unwrap_or_default();
-        vec![shard.to_string(), shown(last.map(|last| last.at)), position, lag]
-    });
+        rows.push(vec![shard.to_string(), shown(last.map(|last| last.at)), position, lag]);
+    }
     let header = ["shard", "last recovery point", "position", "ago"];
     print::data(print::table(&header, &header[2..], rows));
     Ok(ExitCode::SUCCESS)

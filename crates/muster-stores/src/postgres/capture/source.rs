@@ -143,7 +143,7 @@ impl PostgresSource {
         if gone {
             error.hint = format!(
                 "restore the site: make an empty database of that name, run `muster capture init --shard {shard}` and \
-                 `muster capture --once --shard {shard}`, then plan; or take [shards.{shard}] out of the topology",
+                 `muster capture --once --shard {shard}`, then plan; or take it out of the topology",
                 shard = self.shard
             );
             (error.gone, error.transient) = (true, true);
