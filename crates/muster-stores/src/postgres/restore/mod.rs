@@ -24,6 +24,7 @@ mod errors;
 mod fence;
 mod fitness;
 mod group;
+mod lines;
 mod live;
 mod look;
 mod migrate;
