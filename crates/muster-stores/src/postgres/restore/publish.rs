@@ -132,22 +132,9 @@ impl Publication<'_> {
     async fn run(&self, since: Instant) -> Result<Done, DriverError> {
         let (shard, client, work) = (self.shard, self.client, self.work);
         let failed = |error: Error| self.failed("read its records", &error);
-        // Sent together and done in this order; of several errors the first is the cause.
-        let (epoch, others, record, claim) = tokio::join!(
-            check_epoch(shard, client, work),
-            await_others(client, work),
-            record_of(client, work),
-            check_claim(shard, client, work),
-        );
-        epoch?;
-        others.map_err(|error| {
-            let doing = format!("publish {}: wait for an earlier attempt", work.store);
-            shard.busy_error(&doing, &error)
-        })?;
-        if let Some(done) = record.map_err(failed)? {
+        if let Some(done) = self.admit().await? {
             return Ok(Done::Earlier(done));
         }
-        claim?;
         let catalog = live::hold(shard, client, work, self.lock_wait()).await?;
         live::check(shard, &catalog, work)?;
         let mut recreation = Recreation::of(&catalog, work);
@@ -182,18 +169,41 @@ impl Publication<'_> {
             self.check_live(&tables, &staged).await?;
         }
         self.check_effects(&catalog, &before, &replaced).await?;
-        let mut published = Published {
-            rows,
-            replaced: replaced.values().sum(),
-            positions: None,
-            blocked_micros: micros(since.elapsed()),
-            at: Timestamp::from_micros(0),
-        };
         self.check_bound(since)?;
-        let (first, at) = insert_record(client, work, &published).await.map_err(failed)?;
+        let published = self.record(rows, replaced.values().sum(), since).await.map_err(failed)?;
+        Ok(Done::Now(published, since))
+    }
+
+    /// Holds epoch, step and claim; what an earlier attempt did, if it did.
+    async fn admit(&self) -> Result<Option<Published>, DriverError> {
+        let (shard, client, work) = (self.shard, self.client, self.work);
+        // Sent together and done in this order; of several errors the first is the cause.
+        let (epoch, others, record, claim) = tokio::join!(
+            check_epoch(shard, client, work),
+            await_others(client, work),
+            record_of(client, work),
+            check_claim(shard, client, work),
+        );
+        epoch?;
+        others.map_err(|error| {
+            let doing = format!("publish {}: wait for an earlier attempt", work.store);
+            shard.busy_error(&doing, &error)
+        })?;
+        match record.map_err(|error| self.failed("read its records", &error))? {
+            Some(done) => Ok(Some(done)),
+            None => claim.map(|()| None),
+        }
+    }
+
+    /// Writes the record, last of all.
+    async fn record(&self, rows: u64, replaced: u64, since: Instant) -> Result<Published, Error> {
+        let blocked_micros = micros(since.elapsed());
+        let at = Timestamp::from_micros(0);
+        let mut published = Published { rows, replaced, positions: None, blocked_micros, at };
+        let (first, at) = insert_record(self.client, self.work, &published).await?;
         published.positions = first.map(|first| (Position(first.into()), Position(first.into())));
         published.at = at;
-        Ok(Done::Now(published, since))
+        Ok(published)
     }
 
     async fn commit(&self, mut published: Published, since: Instant) -> Result<Published, DriverError> {
@@ -250,22 +260,7 @@ impl Publication<'_> {
         staged: &Staged,
         recreation: &Recreation<'_>,
     ) -> Result<u64, DriverError> {
-        let inserts: Vec<(&KindTable<'_>, &TableDef, String)> = tables
-            .iter()
-            .filter_map(|table| Some((table, table.then?)))
-            .filter(|(_, then)| self.expected_rows(&then.name) > 0)
-            .map(|(table, then)| {
-                let sql = format!(
-                    "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} s WHERE {}",
-                    table.now.qualified(),
-                    column_list("", table.restored_columns()),
-                    recreation.column_list(then),
-                    table_name(&self.work.run, then),
-                    of_attempt(staged.attempt),
-                );
-                (table, then, sql)
-            })
-            .collect();
+        let inserts = self.inserts(tables, staged, recreation);
         // Sent together: behind the first that fails, the server does none.
         let sent = inserts.iter().map(|(_, _, sql)| async move {
             let (saved, inserted) = tokio::join!(
@@ -289,6 +284,31 @@ impl Publication<'_> {
             rows += inserted;
         }
         Ok(rows)
+    }
+
+    /// The statements that make the staged rows live, with their tables.
+    fn inserts<'t>(
+        &self,
+        tables: &'t [KindTable<'t>],
+        staged: &Staged,
+        recreation: &Recreation<'_>,
+    ) -> Vec<(&'t KindTable<'t>, &'t TableDef, String)> {
+        tables
+            .iter()
+            .filter_map(|table| Some((table, table.then?)))
+            .filter(|(_, then)| self.expected_rows(&then.name) > 0)
+            .map(|(table, then)| {
+                let sql = format!(
+                    "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} s WHERE {}",
+                    table.now.qualified(),
+                    column_list("", table.restored_columns()),
+                    recreation.column_list(then),
+                    table_name(&self.work.run, then),
+                    of_attempt(staged.attempt),
+                );
+                (table, then, sql)
+            })
+            .collect()
     }
 
     fn expected_rows(&self, table: &str) -> u64 {
