@@ -81,7 +81,7 @@ pub(crate) async fn run(args: &Args) -> Result<()> {
 async fn shard(args: &Args, size: Size) -> Result<(Figures, f64)> {
     let (kept, minio) = blocking(|| anyhow::Ok((PgBackRest::own(&SETTINGS)?, Minio::own()?)))?;
     let tables = blocking(|| Tables::make(kept.cluster(), "live", size))?;
-    let captured = Captured::install(&tables, &minio, POLL).await?;
+    let captured = Captured::install(&tables, &minio, POLL, args.publish_slots).await?;
     let victims = size.victims(args.shard_victims);
     let gigabytes = blocking(|| tables.bytes())? as f64 / 1e9;
     let (truth, target) = blocking(|| {

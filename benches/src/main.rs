@@ -71,6 +71,9 @@ pub(crate) struct Args {
     /// Connections that write to a PostgreSQL shard.
     #[arg(long, default_value_t = 4)]
     connections: usize,
+    /// Publishes at once in a PostgreSQL shard: more than processors, since each waits for the journal and its commit.
+    #[arg(long, default_value_t = 4)]
+    publish_slots: usize,
     /// Seconds of writing in a round of `postgres-capture` and `postgres-slots`.
     #[arg(long, default_value_t = 10)]
     round_seconds: u64,

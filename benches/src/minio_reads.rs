@@ -43,7 +43,7 @@ pub(crate) async fn run(args: &Args) -> Result<()> {
     let (cluster, minio) = blocking(|| anyhow::Ok((Postgres::own(&SETTINGS)?, Minio::own()?)))?;
     let size = args.size();
     let tables = blocking(|| Tables::make(&cluster, "live", size))?;
-    let captured = Captured::install(&tables, &minio, POLL).await?;
+    let captured = Captured::install(&tables, &minio, POLL, args.publish_slots).await?;
     let (_, target) = blocking(|| {
         Writers::new(&tables, size, args.connections).write(WRITING, Pace::Closed)?;
         tables.now()

@@ -28,7 +28,9 @@ pub(crate) async fn run(args: &Args) -> Result<()> {
     let (cluster, minio) = blocking(|| anyhow::Ok((Postgres::own(&SETTINGS)?, Minio::own()?)))?;
     let size = args.size();
     let tables = blocking(|| Tables::make(&cluster, "live", size))?;
-    let captured = Captured::install(&tables, &minio, Duration::from_millis(POLLS_MILLISECONDS[0])).await?;
+    let captured =
+        Captured::install(&tables, &minio, Duration::from_millis(POLLS_MILLISECONDS[0]), args.publish_slots)
+            .await?;
     println!(
         "\n{} sites, {} connections; {}, MinIO {}",
         size.sites,

@@ -14,7 +14,7 @@ use postgres::Client;
 use crate::Args;
 use crate::measure::{Lap, Rounds, Stopwatch, count, ratio, table};
 use crate::restore::{Restored, Steps};
-use crate::shard::captured::{POLL, PUBLISH_SLOTS};
+use crate::shard::captured::POLL;
 use crate::shard::tables::{Digests, OWNED, same};
 use crate::shard::writers::{Pace, WRITING, Writers};
 use crate::shard::{Captured, SETTINGS, Size, Tables, blocking};
@@ -30,8 +30,8 @@ struct Peer {
 
 const PEERS: [Peer; 3] = [
     Peer { name: "COPY, 1 connection", connections: 1, checked: true },
-    Peer { name: "COPY, 2 connections", connections: PUBLISH_SLOTS, checked: true },
-    Peer { name: "COPY, 2 connections, foreign keys unchecked", connections: PUBLISH_SLOTS, checked: false },
+    Peer { name: "COPY, 2 connections", connections: 2, checked: true },
+    Peer { name: "COPY, 2 connections, foreign keys unchecked", connections: 2, checked: false },
 ];
 
 /// A store's rows as `COPY` takes them, parents first.
@@ -138,7 +138,7 @@ async fn scene(args: &Args, size: Size, cluster: &Postgres, minio: &Minio) -> Re
         let peer = live.copy(cluster, "peer")?;
         anyhow::Ok((live, peer))
     })?;
-    let captured = Captured::install(&live, minio, POLL).await?;
+    let captured = Captured::install(&live, minio, POLL, args.publish_slots).await?;
     let victims = size.victims(args.victims);
     let (truth, stores, target) = blocking(|| {
         Writers::new(&live, size, args.connections).write(WRITING, Pace::Closed)?;

@@ -2,13 +2,13 @@
 
 mod peer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context as _, Result, ensure};
 use muster_engine::{Cancel, Drivers, Engine, Events, Options, load_report};
 use muster_repo::Repository;
 use muster_types::plan::Plan;
-use muster_types::report::{Report, StepTimes};
+use muster_types::report::{Report, SiteReport, StepTimes, StoreReport};
 use muster_types::topology::Topology;
 use muster_types::{RunId, Timestamp};
 
@@ -31,7 +31,7 @@ pub(crate) struct Restored {
     pub(crate) whole: Lap,
     /// Rows that were published.
     pub(crate) rows: u64,
-    /// Summed over stores and sites, by kind of step.
+    /// Summed over stores or their groups, and over sites, by kind of step.
     pub(crate) steps: BTreeMap<&'static str, f64>,
 }
 
@@ -127,22 +127,43 @@ pub(crate) async fn apply(
     Ok(Restored { published_seconds: between(began, live_at), whole, rows, steps })
 }
 
-fn stores(report: &Report) -> impl Iterator<Item = &muster_types::report::StoreReport> {
+fn stores(report: &Report) -> impl Iterator<Item = &StoreReport> {
     report.sites.iter().flat_map(|site| &site.stores)
 }
 
 fn sums(report: &Report) -> BTreeMap<&'static str, f64> {
-    let sum = |times: &mut dyn Iterator<Item = Option<StepTimes>>| -> f64 {
-        times.flatten().filter_map(|times| Some(between(times.started_at, times.ended_at?))).sum()
+    let spans = |times: &mut dyn Iterator<Item = Option<StepTimes>>| -> Vec<(i64, i64)> {
+        let ended = times
+            .flatten()
+            .filter_map(|times| Some((times.started_at.as_micros(), times.ended_at?.as_micros())));
+        ended.collect()
     };
-    let blocked = stores(report).filter_map(|store| store.blocked_micros).sum::<u64>();
+    let sum = |spans: &mut dyn Iterator<Item = (i64, i64)>| -> f64 {
+        spans.map(|(began, ended)| (ended - began) as f64 / 1e6).sum()
+    };
+    // Stores of a group begin and end together, and what they took is taken once.
+    let of_stores = |times: fn(&StoreReport) -> Option<StepTimes>| {
+        let spans = spans(&mut stores(report).map(times));
+        sum(&mut BTreeSet::from_iter(spans).into_iter())
+    };
+    let of_sites = |times: fn(&SiteReport) -> Option<StepTimes>| {
+        sum(&mut spans(&mut report.sites.iter().map(times)).into_iter())
+    };
+    let blocked: BTreeSet<(i64, Option<i64>, u64)> = stores(report)
+        .filter_map(|store| {
+            let times = store.publish?;
+            let ended = times.ended_at.map(Timestamp::as_micros);
+            Some((times.started_at.as_micros(), ended, store.blocked_micros?))
+        })
+        .collect();
+    let blocked: u64 = blocked.iter().map(|(_, _, micros)| micros).sum();
     BTreeMap::from([
-        ("stage", sum(&mut stores(report).map(|store| store.stage))),
-        ("verify", sum(&mut stores(report).map(|store| store.verify))),
-        ("publish", sum(&mut stores(report).map(|store| store.publish))),
+        ("stage", of_stores(|store| store.stage)),
+        ("verify", of_stores(|store| store.verify)),
+        ("publish", of_stores(|store| store.publish)),
         ("publish: in its transaction", blocked as f64 / 1e6),
-        ("site: check", sum(&mut report.sites.iter().map(|site| site.check))),
-        ("site: hand-back", sum(&mut report.sites.iter().map(|site| site.handback))),
+        ("site: check", of_sites(|site| site.check)),
+        ("site: hand-back", of_sites(|site| site.handback)),
     ])
 }
 

@@ -20,8 +20,6 @@ use crate::world::{REQUESTS, make_plan, now};
 
 /// Stores staged at once: one reads and folds while another's COPY waits for the server.
 const STAGE_SLOTS: usize = 4;
-/// Publishes at once, as many as there are processors to work on them.
-pub(crate) const PUBLISH_SLOTS: usize = 2;
 /// Capture polls so often where that is not what is measured; a run waits for it.
 pub(crate) const POLL: Duration = Duration::from_millis(250);
 
@@ -36,7 +34,12 @@ pub(crate) struct Captured {
 
 impl Captured {
     /// Puts capture on a shard and takes its snapshot.
-    pub(crate) async fn install(tables: &Tables, minio: &Minio, poll: Duration) -> Result<Self> {
+    pub(crate) async fn install(
+        tables: &Tables,
+        minio: &Minio,
+        poll: Duration,
+        publish_slots: usize,
+    ) -> Result<Self> {
         let folder = tempfile::tempdir().context("failed to create a temporary folder")?;
         let bucket = minio.create_bucket("bench")?;
         let credentials = format!(
@@ -45,7 +48,7 @@ impl Captured {
             minio.secret_key()
         );
         std::fs::write(folder.path().join("credentials"), credentials)?;
-        let text = topology(tables, &bucket, minio, poll);
+        let text = topology(tables, &bucket, minio, poll, publish_slots);
         std::fs::write(folder.path().join("muster.toml"), text)?;
         let topology = read_topology(folder.path())?;
         let objects = connect(folder.path(), &topology).await?;
@@ -127,7 +130,7 @@ pub(crate) async fn connect(folder: &Path, topology: &Topology) -> Result<S3Obje
     Ok(S3Objects::connect(&config).await?)
 }
 
-fn topology(tables: &Tables, bucket: &str, minio: &Minio, poll: Duration) -> String {
+fn topology(tables: &Tables, bucket: &str, minio: &Minio, poll: Duration, publish_slots: usize) -> String {
     let owned: String = OWNED
         .iter()
         .map(|owned| {
@@ -149,7 +152,7 @@ fn topology(tables: &Tables, bucket: &str, minio: &Minio, poll: Duration) -> Str
          \n[tiers.standard]\nrto_seconds = 3600\nrpo_seconds = 60\n\
          \n[shards.{}]\ndriver = \"postgres\"\nconnection = \"{}\"\nregion = \"eu\"\n\
          kinds = [\"metadata\", \"identity\", \"product:tracker\"]\nstage_slots = {STAGE_SLOTS}\n\
-         publish_slots = {PUBLISH_SLOTS}\nwriter_block_milliseconds_max = 60000\n{owned}",
+         publish_slots = {publish_slots}\nwriter_block_milliseconds_max = 60000\n{owned}",
         minio.endpoint(),
         poll.as_millis(),
         tables.database.replace('_', "-"),

@@ -211,6 +211,12 @@ pub trait StoreDriver: Send + Sync {
     /// Reads the staged rows back: rows and digest by table, every table of the work present.
     async fn digest_staged(&self, work: &StoreWork) -> Result<BTreeMap<String, TableDigest>, DriverError>;
 
+    /// Whether what is staged of a store are the very rows that the last [`Self::stage`] of it in this process was given. A
+    /// driver may be able to tell that cheaper than their digests; `false` says nothing, and digests decide.
+    async fn is_as_staged(&self, _work: &StoreWork) -> Result<bool, DriverError> {
+        Ok(false)
+    }
+
     /// Applies the declared migrations that the staged rows need, beside what is staged, in one transaction; none where
     /// none applies. Repeatable: it begins with what is staged. The publish gets what [`StoreWork::migrated`] makes of it.
     async fn migrate(&self, _work: &StoreWork) -> Result<Option<Migrated>, DriverError> {
@@ -221,7 +227,7 @@ pub trait StoreDriver: Send + Sync {
     /// alive and that no key is held by another site, and that records that it happened. If this run has published
     /// the store already, returns that record and does nothing.
     ///
-    /// `expected` is what [`Self::digest_staged`] gave, or [`Self::migrate`] made of it; the rows that really became live are compared with it before
+    /// `expected` are the digests of what is staged, or of what [`Self::migrate`] made of it; the rows that really became live are compared with it before
     /// the commit.
     async fn publish(
         &self,
@@ -246,6 +252,11 @@ pub trait StoreDriver: Send + Sync {
         group: &[StoreWork],
     ) -> Vec<Result<BTreeMap<String, TableDigest>, DriverError>> {
         one_by_one::digest_staged(self, group).await
+    }
+
+    /// As [`Self::is_as_staged`] for stores of one kind, in the order of `group`.
+    async fn is_as_staged_group(&self, group: &[StoreWork]) -> Vec<Result<bool, DriverError>> {
+        one_by_one::is_as_staged(self, group).await
     }
 
     /// As [`Self::publish`] for stores of one kind, in the order of `group`: in one transaction, or in one each.

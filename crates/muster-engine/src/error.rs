@@ -39,13 +39,11 @@ pub enum EngineError {
         /// What the shard said.
         error: String,
     },
-    /// A shard failed where the run cannot do without it.
-    #[error("shard `{shard}`: {error}")]
-    Shard {
-        /// The shard.
-        shard: ShardName,
-        /// The error.
-        error: DriverError,
+    /// Shards failed where the run cannot do without them.
+    #[error("{}", of_shards(failed))]
+    Shards {
+        /// Each with its error.
+        failed: Vec<(ShardName, DriverError)>,
     },
     /// A step's task died.
     #[error("a step of run {run} ended without an answer: {what}")]
@@ -73,12 +71,20 @@ impl EngineError {
             Self::FencedInShard { run, .. } => {
                 format!("nothing is lost: watch the other engine with `muster status {run}`")
             }
-            Self::Shard { error, .. } => error.hint.clone(),
+            Self::Shards { failed } => {
+                let names: Vec<String> = failed.iter().map(|(shard, _)| format!("`{shard}`")).collect();
+                format!("mend what is said of {} and run the command again", names.join(", "))
+            }
             Self::LostStep { run, .. } => {
                 format!("run `muster resume {run}`; if it happens again, report it")
             }
         }
     }
+}
+
+fn of_shards(failed: &[(ShardName, DriverError)]) -> String {
+    let one = |(shard, error): &(ShardName, DriverError)| format!("shard `{shard}`: {error}");
+    failed.iter().map(one).collect::<Vec<_>>().join("; ")
 }
 
 fn journal_hint(error: &JournalError) -> String {

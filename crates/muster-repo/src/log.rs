@@ -122,6 +122,11 @@ impl LogReader {
         }))
     }
 
+    /// Up to where the log is known to reach, without looking at the repository; `None` before the first look.
+    pub async fn reached(&self) -> Option<Position> {
+        self.indexes.lock().await.reached()
+    }
+
     /// All of a stretch at once, by ascending key; `None` while the log does not reach that far.
     ///
     /// # Errors

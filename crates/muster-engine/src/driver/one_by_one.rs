@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use muster_types::journal::{Published, TableDigest};
 use tokio::sync::mpsc;
 
-use super::{DriverError, GroupRows, PublishWork, RowBatch, StoreDriver, StoreWork};
+use super::{DriverError, ErrorClass, GroupRows, PublishWork, RowBatch, StoreDriver, StoreWork};
 
 /// Gathers all rows, which are few, then stages store by store.
 pub async fn stage<D: StoreDriver + ?Sized>(
@@ -54,26 +54,53 @@ async fn stage_one<D: StoreDriver + ?Sized>(
     tokio::join!(driver.stage(work, receiver), send).0
 }
 
-/// Reads back store by store.
+/// Reads back store by store. Where the other side is not there, it is not looked for once a store.
 pub async fn digest_staged<D: StoreDriver + ?Sized>(
     driver: &D,
     group: &[StoreWork],
 ) -> Vec<Result<BTreeMap<String, TableDigest>, DriverError>> {
     let mut answers = Vec::with_capacity(group.len());
     for work in group {
-        answers.push(driver.digest_staged(work).await);
+        answers.push(match away(&answers) {
+            Some(away) => Err(away),
+            None => driver.digest_staged(work).await,
+        });
     }
     answers
 }
 
-/// Publishes store by store.
+/// Compares store by store what is staged with what was given.
+pub async fn is_as_staged<D: StoreDriver + ?Sized>(
+    driver: &D,
+    group: &[StoreWork],
+) -> Vec<Result<bool, DriverError>> {
+    let mut answers = Vec::with_capacity(group.len());
+    for work in group {
+        answers.push(match away(&answers) {
+            Some(away) => Err(away),
+            None => driver.is_as_staged(work).await,
+        });
+    }
+    answers
+}
+
+/// Publishes store by store. Where the other side is not there, it is not looked for once a store.
 pub async fn publish<D: StoreDriver + ?Sized>(
     driver: &D,
     group: &[PublishWork],
 ) -> Vec<Result<Published, DriverError>> {
     let mut answers = Vec::with_capacity(group.len());
     for member in group {
-        answers.push(driver.publish(&member.work, &member.expected).await);
+        answers.push(match away(&answers) {
+            Some(away) => Err(away),
+            None => driver.publish(&member.work, &member.expected).await,
+        });
     }
     answers
+}
+
+/// The last answer, where it says that nobody is there.
+fn away<T>(answers: &[Result<T, DriverError>]) -> Option<DriverError> {
+    let error = answers.last()?.as_ref().err()?;
+    (error.class == ErrorClass::Unavailable).then(|| error.clone())
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures::future::join_all;
 use muster_types::journal::Record;
 use muster_types::{ShardName, StoreId};
 
@@ -14,7 +15,7 @@ use crate::error::EngineError;
 use crate::journal::TakeOver;
 
 /// Fences and releases in every shard, then says so in the journal: a crash between leaves a run that can be abandoned
-/// again.
+/// again. A shard that fails keeps no other from giving its stores back; all that failed are told together.
 pub(super) async fn abandon(
     taken: TakeOver,
     drivers: &Drivers,
@@ -28,14 +29,29 @@ pub(super) async fn abandon(
             stores.entry(&planned.shard).or_default().push(store);
         }
     }
+    let mut released = Vec::with_capacity(stores.len());
     for (shard, stores) in stores {
-        let driver = driver(drivers, shard)?;
-        let failed = |error: DriverError| match error.class {
-            ErrorClass::Fenced => EngineError::FencedInShard { run: run.clone(), error: error.to_string() },
-            _ => EngineError::Shard { shard: shard.clone(), error },
-        };
-        insist(Duration::ZERO, || driver.fence(&run, epoch)).await.map_err(failed)?;
-        insist(Duration::ZERO, || driver.release(&run, &stores)).await.map_err(failed)?;
+        let (driver, run) = (driver(drivers, shard)?, &run);
+        released.push(async move {
+            let release = async {
+                insist(Duration::ZERO, || driver.fence(run, epoch)).await?;
+                insist(Duration::ZERO, || driver.release(run, &stores)).await
+            };
+            (shard, release.await)
+        });
+    }
+    let mut failed: Vec<(ShardName, DriverError)> = Vec::new();
+    for (shard, released) in join_all(released).await {
+        match released {
+            Ok(()) => {}
+            Err(error) if error.class == ErrorClass::Fenced => {
+                return Err(EngineError::FencedInShard { run, error: error.to_string() });
+            }
+            Err(error) => failed.push((shard.clone(), error)),
+        }
+    }
+    if !failed.is_empty() {
+        return Err(EngineError::Shards { failed });
     }
     let (journal, _, writing) = taken.into_journal(options.faults.clone());
     // Dropping the journal behind the record lets the writer end once it is durable.

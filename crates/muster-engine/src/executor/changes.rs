@@ -24,9 +24,9 @@ use crate::driver::{ErrorClass, LoggedChange};
 /// that keeps a log of its own is asked so, and there each change has a position.
 const WINDOW_POSITIONS: u64 = 16_384;
 
-/// The pauses between two looks at the log: the first, and what they grow to. A look costs one listing.
-const PAUSE_FIRST: Duration = Duration::from_millis(100);
-const PAUSE_MOST: Duration = Duration::from_secs(2);
+/// Between two looks at what is known of the log, which costs next to nothing; when the repository is looked at is
+/// decided for all that wait together.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Hands every change with a position in `(after, upto]` to `visit`, in groups, each change once. Changes of one frame
 /// of the log come in order, frames of one segment one after the other. The filter spares reading: others may come
@@ -77,7 +77,6 @@ async fn captured(
 ) -> Result<BTreeSet<String>, StepError> {
     let log = context.rows.log(shard);
     let deadline = Instant::now() + context.options.capture_wait;
-    let mut pause = PAUSE_FIRST;
     let mut stretch = loop {
         if let Some(stretch) = log.stretch(after, upto, filter).await? {
             break stretch;
@@ -87,9 +86,8 @@ async fn captured(
         }
         tokio::select! {
             () = context.cancel.cancelled() => return Err(stopped(shard, upto)),
-            () = tokio::time::sleep_until(deadline.min(Instant::now() + pause)) => {}
+            () = tokio::time::sleep_until(deadline.min(Instant::now() + PAUSE)) => {}
         }
-        pause = (pause * 2).min(PAUSE_MOST);
     };
     while let Some(changes) = stretch.next().await? {
         let changes: Vec<LoggedChange> = changes.into_iter().map(super::rows::logged).collect();

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use super::context::{Context, StepError, StepResult};
 use super::job::{self, Job, TableDigests};
 use super::stage::{BATCHES_IN_FLIGHT, Read};
-use crate::driver::{ErrorClass, GroupRows, PublishWork, RowBatch, StoreDriver, StoreWork};
+use crate::driver::{DriverError, ErrorClass, GroupRows, PublishWork, RowBatch, StoreDriver, StoreWork};
 use crate::events::Work;
 
 /// Tables that are read ahead of the one that is being loaded: they are small, and each takes a thread a moment to begin.
@@ -97,20 +97,46 @@ impl<'a> Group<'a> {
     /// What was staged is compared for all at once; a store of which it is not what it should be is looked at alone. What
     /// another attempt may mend is not waited for once a store.
     async fn verify(self, context: &Context, jobs: Vec<Job>) -> Vec<StepResult> {
-        let found = self.driver.digest_staged_group(&self.works).await;
-        let mut results = Vec::with_capacity(jobs.len());
+        let found = self.found(&jobs).await;
+        let mut results: Vec<StepResult> = Vec::with_capacity(jobs.len());
         for ((job, found), work) in jobs.into_iter().zip(found).zip(&self.works) {
             let whole = match (&job, &found) {
                 (Job::Verify { staged, .. }, Ok(found)) => found == staged,
                 _ => false,
             };
-            results.push(match found {
-                Ok(found) if whole => job::verified(&**self.driver, work, &found).await,
-                Err(error) if error.class != ErrorClass::StagingLost => Err(error.into()),
-                _ => job.run(context).await,
+            // Where nobody is there, it is not looked for once a store.
+            let away = match results.last() {
+                Some(Err(error)) if error.class == ErrorClass::Unavailable => Some(error.clone()),
+                _ => None,
+            };
+            results.push(match (away, found) {
+                (Some(away), _) => Err(away),
+                (None, Ok(found)) if whole => job::verified(&**self.driver, work, &found).await,
+                (None, Err(error)) if error.class != ErrorClass::StagingLost => Err(error.into()),
+                (None, _) => job.run(context).await,
             });
         }
         results
+    }
+
+    /// What is staged of each: what was given, where the driver says so of all.
+    async fn found(&self, jobs: &[Job]) -> Vec<Result<TableDigests, DriverError>> {
+        let own = |job: &Job| match job {
+            Job::Verify { staged, inherited: false, .. } => Some(staged.clone()),
+            _ => None,
+        };
+        let Some(given) = jobs.iter().map(own).collect::<Option<Vec<_>>>() else {
+            return self.driver.digest_staged_group(&self.works).await;
+        };
+        let known = self.driver.is_as_staged_group(&self.works).await;
+        if known.iter().all(|known| matches!(known, Ok(true))) {
+            return given.into_iter().map(Ok).collect();
+        }
+        let away = |error: &DriverError| error.class == ErrorClass::Unavailable;
+        if known.iter().all(|known| known.as_ref().is_err_and(away)) {
+            return known.into_iter().map(|known| known.map(|_| TableDigests::new())).collect();
+        }
+        self.driver.digest_staged_group(&self.works).await
     }
 
     /// A store whose staging is lost is staged again by its next attempt, which is one alone.

@@ -168,11 +168,18 @@ pub(super) async fn verify(
 ) -> StepResult {
     let driver = context.driver(&context.store(store)?.shard)?;
     let work = context.work(store)?;
+    // Another engine's rows were given to another process.
+    let known = if inherited { Ok(false) } else { driver.is_as_staged(&work).await };
+    match known {
+        Ok(true) => return verified(&**driver, &work, staged).await,
+        Err(error) if error.class != ErrorClass::StagingLost => return Err(error.into()),
+        _ => {}
+    }
     let mut found = driver.digest_staged(&work).await;
     let whole = found.as_ref().is_ok_and(|found| found == staged);
     let lost = found.as_ref().is_err_and(|error| error.class == ErrorClass::StagingLost);
     if lost || (inherited && !whole) {
-        stage_again(context, store).await?;
+        stage_again(context, store, staged).await?;
         found = driver.digest_staged(&work).await;
     }
     let found = found?;
@@ -200,7 +207,7 @@ async fn publish(
     let (migrated_work, wanted) = (work.clone().migrated(migrated), expected(staged, migrated));
     let mut published = driver.publish(&migrated_work, &wanted).await;
     if published.as_ref().is_err_and(|error| error.class == ErrorClass::StagingLost) {
-        stage_again(context, store).await?;
+        stage_again(context, store, staged).await?;
         compare(context, store, staged, &driver.digest_staged(&work).await?)?;
         if driver.migrate(&work).await?.as_ref() != migrated {
             return Err(StepError::permanent(format!(
@@ -213,12 +220,18 @@ async fn publish(
     Ok(Outcome::Published(published?))
 }
 
-/// The sums already count what was staged before.
-async fn stage_again(context: &Context, store: &StoreId) -> Result<(), StepError> {
-    if let Outcome::Staged { rows, bytes, .. } = stage::stage(context, store).await? {
-        context.events.take_back(rows, bytes);
+/// The sums already count what was staged before, which is what the repository has to give again.
+async fn stage_again(context: &Context, store: &StoreId, before: &TableDigests) -> Result<(), StepError> {
+    let Outcome::Staged { rows, bytes, tables } = stage::stage(context, store).await? else { return Ok(()) };
+    context.events.take_back(rows, bytes);
+    match difference(before, &tables) {
+        None => Ok(()),
+        Some(difference) => Err(StepError::permanent(format!(
+            "the repository gave other rows of {store} than before: {difference}; run `muster check` on it, then \
+             `muster resume {}`",
+            context.run
+        ))),
     }
-    Ok(())
 }
 
 fn compare(

@@ -20,6 +20,7 @@ mod context;
 mod drive;
 mod group;
 mod job;
+mod log;
 mod neighbours;
 mod pace;
 mod preflight;

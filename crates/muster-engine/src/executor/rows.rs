@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use muster_repo::log::{LogChange, LogReader};
+use muster_repo::log::LogChange;
 use muster_repo::{RangeLimits, RangeReader, Repository};
 use muster_types::ShardName;
 use muster_types::plan::{Plan, StepKey, StorePlan, TableInput};
 
 use super::context::restored;
+use super::log::ShardLog;
 use crate::driver::LoggedChange;
 use crate::journal::{RunState, StepPhase};
 
@@ -16,7 +17,7 @@ use crate::journal::{RunState, StepPhase};
 pub(super) struct RowSource {
     pub(super) reader: RangeReader,
     repository: Repository,
-    logs: Mutex<HashMap<ShardName, Arc<LogReader>>>,
+    logs: Mutex<HashMap<ShardName, Arc<ShardLog>>>,
 }
 
 impl RowSource {
@@ -39,11 +40,11 @@ impl RowSource {
     }
 
     /// The change log of a shard.
-    pub(super) fn log(&self, shard: &ShardName) -> Arc<LogReader> {
+    pub(super) fn log(&self, shard: &ShardName) -> Arc<ShardLog> {
         // The map is whole after a panic: its only change is one insertion.
         let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
-        let reader = || Arc::new(LogReader::new(&self.repository, shard));
-        Arc::clone(logs.entry(shard.clone()).or_insert_with(reader))
+        let log = || Arc::new(ShardLog::new(&self.repository, shard));
+        Arc::clone(logs.entry(shard.clone()).or_insert_with(log))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Writing the journal: taking a run, and group commit.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use muster_repo::runs::Appended;
 use muster_repo::{Repository, RunObjects};
@@ -8,7 +9,8 @@ use muster_types::format::FORMAT;
 use muster_types::journal::{JournalEntry, Record};
 use muster_types::plan::Plan;
 use muster_types::{Epoch, RunId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::{JournalError, RunHistory, RunState, read_run};
 use crate::clock::Clock;
@@ -16,6 +18,10 @@ use crate::fault::{Faults, Point};
 
 /// Records in one entry at most: an entry stays below about a megabyte.
 const RECORDS_PER_ENTRY_MAX: usize = 1000;
+
+/// Records that nobody waits for gather for so long: every entry costs the object store a write that is made durable, and
+/// those who watch a run look a few times a second.
+const LINGER: Duration = Duration::from_millis(100);
 
 /// Entries of an engine that still holds the run, met while taking it over, at most: each costs one round trip, and an
 /// engine that writes faster than this is better stopped first.
@@ -134,8 +140,9 @@ impl TakeOver {
             objects: self.objects,
             writer: self.writer,
             faults,
+            wanted: Arc::default(),
         };
-        (Journal { sender }, self.history, work.run(receiver))
+        (Journal { sender, wanted: Arc::clone(&work.wanted) }, self.history, work.run(receiver))
     }
 }
 
@@ -175,30 +182,36 @@ struct Pending {
 
 /// The writing end of a run's journal.
 ///
-/// Records are written in the order of [`Journal::append`], those that gather while a write is in flight together.
+/// Records are written in the order of [`Journal::append`], those that gather while a write is in flight together. The next
+/// write begins when somebody waits for it, or after a moment.
 #[derive(Clone, Debug)]
 pub struct Journal {
     sender: mpsc::UnboundedSender<Pending>,
+    wanted: Arc<Notify>,
 }
 
 /// Resolves to `true` once the records are durable, to `false` if they never will be.
 #[derive(Debug)]
-pub struct Durable(oneshot::Receiver<()>);
+pub struct Durable {
+    durable: oneshot::Receiver<()>,
+    wanted: Arc<Notify>,
+}
 
 impl Durable {
-    /// Waits.
+    /// Waits, and has the records written at once.
     pub async fn wait(self) -> bool {
-        self.0.await.is_ok()
+        self.wanted.notify_one();
+        self.durable.await.is_ok()
     }
 }
 
 impl Journal {
     /// Appends records.
     pub fn append(&self, records: Vec<Record>) -> Durable {
-        let (durable, receiver) = oneshot::channel();
+        let (sender, durable) = oneshot::channel();
         // A closed channel drops the sender's half, which is the answer "never".
-        let _ = self.sender.send(Pending { records, durable });
-        Durable(receiver)
+        let _ = self.sender.send(Pending { records, durable: sender });
+        Durable { durable, wanted: Arc::clone(&self.wanted) }
     }
 }
 
@@ -210,20 +223,15 @@ struct Work {
     objects: RunObjects,
     writer: Writer,
     faults: Faults,
+    /// Somebody waits. May also be left over from a wait that is over: then a write comes early.
+    wanted: Arc<Notify>,
 }
 
 impl Work {
     /// Writes until every [`Journal`] is gone, or until an entry is lost to another engine.
     async fn run(mut self, mut receiver: mpsc::UnboundedReceiver<Pending>) -> Result<(), JournalError> {
         while let Some(first) = receiver.recv().await {
-            let mut records = first.records;
-            let mut waiting = vec![first.durable];
-            while records.len() < RECORDS_PER_ENTRY_MAX
-                && let Ok(next) = receiver.try_recv()
-            {
-                records.extend(next.records);
-                waiting.push(next.durable);
-            }
+            let (records, waiting) = self.gather(first, &mut receiver).await;
             self.write(records).await?;
             for durable in waiting {
                 // Whoever asked may have lost interest.
@@ -231,6 +239,34 @@ impl Work {
             }
         }
         Ok(())
+    }
+
+    /// The records of the next entry, with who is to be told.
+    async fn gather(
+        &self,
+        first: Pending,
+        receiver: &mut mpsc::UnboundedReceiver<Pending>,
+    ) -> (Vec<Record>, Vec<oneshot::Sender<()>>) {
+        let (mut records, mut waiting) = (first.records, vec![first.durable]);
+        let until = Instant::now() + LINGER;
+        let mut wanted = false;
+        while records.len() < RECORDS_PER_ENTRY_MAX {
+            let next = tokio::select! {
+                biased;
+                next = receiver.recv() => next,
+                // Once wanted, what has come goes along, and nothing is waited for.
+                () = std::future::ready(()), if wanted => None,
+                () = self.wanted.notified() => {
+                    wanted = true;
+                    continue;
+                }
+                () = tokio::time::sleep_until(until) => None,
+            };
+            let Some(next) = next else { break };
+            records.extend(next.records);
+            waiting.push(next.durable);
+        }
+        (records, waiting)
     }
 
     async fn write(&mut self, records: Vec<Record>) -> Result<(), JournalError> {

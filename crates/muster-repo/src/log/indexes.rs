@@ -76,7 +76,12 @@ impl Indexes {
     }
 
     fn covers(&self, upto: Position) -> bool {
-        self.places.values().next_back().is_some_and(|last| last.boundary >= upto)
+        self.reached() >= Some(upto)
+    }
+
+    /// Up to where the chain was found to reach.
+    pub(super) fn reached(&self) -> Option<Position> {
+        Some(self.places.values().next_back()?.boundary)
     }
 
     /// Reads the indexes that are new; of a log not seen before, from its head back to `after`.

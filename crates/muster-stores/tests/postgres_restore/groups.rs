@@ -98,6 +98,13 @@ impl Fallen {
         let (staged, ()) = tokio::join!(self.world.driver.stage_group(&self.works, receiver), send);
         staged.into_iter().for_each(Result::unwrap);
         let found = self.world.driver.digest_staged_group(&self.works).await;
+        let known = self.world.driver.is_as_staged_group(&self.works).await;
+        for (index, known) in known.into_iter().enumerate() {
+            match known {
+                Ok(known) => assert!(known && withdrawn != Some(index)),
+                Err(error) => assert!(error.class == ErrorClass::StagingLost && withdrawn == Some(index)),
+            }
+        }
         let mut members = Vec::new();
         for (index, (work, found)) in self.works.iter().zip(found).enumerate() {
             if withdrawn == Some(index) {

@@ -180,3 +180,33 @@ async fn a_publish_leaves_its_mark_where_its_positions_say() {
         assert!(first.0 < end && end <= last.0, "{first} {end} {last}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_change_beside_the_live_data_are_noticed_and_not_published() {
+    let world = World::new(
+        "CREATE TABLE t (id int PRIMARY KEY, site text, v text); \
+         INSERT INTO t VALUES (1, 'a', E'tab\\t, feed\\f, \\x01 and \\\\'), (2, 'a', NULL), (3, 'b', 'b')",
+        &[("t", tenant("site"))],
+    )
+    .await;
+    let snapshot = world.snapshot("a").await;
+    world.sql("DELETE FROM t WHERE site = 'a'").await;
+    let work = snapshot.work("a", "run-1");
+    world.begin(&work).await;
+    let staged = world.stage(&work, &snapshot).await.unwrap();
+    // A process that has not staged them does not know what was sent.
+    assert!(!world.fresh_driver().is_as_staged(&work).await.unwrap());
+    let sql = "SELECT relname FROM pg_class WHERE relname LIKE 'stage\\_%' AND relkind = 'r'";
+    let name = world.ask(sql).await;
+    world.sql(&format!("UPDATE muster.{name} SET v = '' WHERE id = 2")).await;
+    assert!(!world.driver.is_as_staged(&work).await.unwrap());
+    assert_ne!(world.driver.digest_staged(&work).await.unwrap(), staged);
+    let refused = world.driver.publish(&work, &staged).await.unwrap_err();
+    assert!(refused.message.contains("stray write"), "{refused}");
+    assert_eq!(world.ask("SELECT count(*) FROM t").await, "1");
+    world.sql(&format!("UPDATE muster.{name} SET v = NULL WHERE id = 2")).await;
+    assert!(world.driver.is_as_staged(&work).await.unwrap());
+    // Digests decide where what was sent is not known.
+    let published = world.fresh_driver().publish(&work, &staged).await.unwrap();
+    assert_eq!(published.rows, 2);
+}

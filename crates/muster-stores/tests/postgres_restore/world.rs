@@ -186,6 +186,7 @@ impl World {
         staged?;
         let found = self.driver.digest_staged(work).await?;
         assert_eq!(found, snapshot.digests());
+        assert!(self.driver.is_as_staged(work).await?, "the server writes rows in another way than Muster");
         Ok(found)
     }
 

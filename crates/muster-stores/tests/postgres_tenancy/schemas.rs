@@ -1,5 +1,6 @@
 //! Schemas that were dropped come back whole; `pg_dump` is the judge.
 
+use muster_engine::driver::ErrorClass;
 use muster_types::plan::CREATED_AGAIN;
 
 use crate::world::World;
@@ -136,6 +137,31 @@ fn a_publish_that_fails_leaves_nothing_of_the_schema() {
     assert_eq!(world.ask("SELECT to_regnamespace('tenant_a')"), "NULL");
     world.sql("INSERT INTO label VALUES (2, 'task')");
     assert_eq!(world.restore(&captured.store("a", KIND, "run-1")).unwrap().rows, 57);
+}
+
+#[test]
+fn what_another_makes_meanwhile_is_tried_again() {
+    let mut world = world(&["a"]);
+    let captured = world.capture();
+    world.sql("DROP SCHEMA tenant_a CASCADE");
+    let (mut other, mut watcher) = (world.client(), world.client());
+    other.batch_execute("BEGIN; CREATE SCHEMA tenant_a").unwrap();
+    let committing = std::thread::spawn(move || {
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+            AND wait_event_type = 'Lock'";
+        for _ in 0..2000 {
+            if watcher.query_one(waits, &[]).unwrap().get::<_, i64>(0) > 0 {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        other.batch_execute("COMMIT").unwrap();
+    });
+    let store = captured.store("a", KIND, "run-1");
+    let met = world.restore(&store).unwrap_err();
+    committing.join().unwrap();
+    assert_eq!(met.class, ErrorClass::Transient, "{met}");
+    assert_eq!(world.restore(&store).unwrap().rows, 57);
 }
 
 #[test]

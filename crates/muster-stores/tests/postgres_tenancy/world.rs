@@ -153,6 +153,11 @@ impl World {
         self.app.batch_execute(sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
 
+    /// Another connection.
+    pub(crate) fn client(&self) -> Client {
+        Client::connect(&self.url, NoTls).unwrap()
+    }
+
     /// The one value of a query, as text.
     pub(crate) fn ask(&mut self, sql: &str) -> String {
         let sql = format!("SELECT coalesce(({sql})::text, 'NULL')");

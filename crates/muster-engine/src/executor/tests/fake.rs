@@ -471,6 +471,7 @@ impl StoreDriver for FakeShard {
     async fn release(&self, run: &RunId, stores: &[StoreId]) -> Result<(), DriverError> {
         let mut state = self.lock();
         for store in stores {
+            state.fail("release", store)?;
             if state.claims.get(store) == Some(run) {
                 state.claims.remove(store);
             }

@@ -351,6 +351,31 @@ async fn an_abandoned_run_gives_its_stores_back_and_cannot_go_on() {
 }
 
 #[tokio::test]
+async fn abandoning_goes_through_all_shards_and_tells_all_that_failed() {
+    let world = World::new(1, false).await;
+    let fail = |shard: &str, call, kind| {
+        world.shard(shard).lock().failures.insert((call, store(0, kind)), (ErrorClass::Permanent, 1));
+    };
+    fail("e", "publish", "identity");
+    apply(&world).await;
+    let engine = world.engine(world.options());
+    fail("d", "release", "metadata");
+    fail("e", "release", "identity");
+    let both = engine.abandon(&run(), "given up").await.unwrap_err().to_string();
+    assert!(both.contains("shard `d`") && both.contains("shard `e`"), "{both}");
+    assert_eq!(world.claims().len(), 2);
+
+    fail("d", "release", "metadata");
+    let first = engine.abandon(&run(), "given up").await.unwrap_err().to_string();
+    assert!(first.contains("shard `d`") && !first.contains("shard `e`"), "{first}");
+    assert_eq!(world.claims().len(), 1, "the shard behind the one that failed is released");
+
+    engine.abandon(&run(), "given up").await.unwrap();
+    assert!(world.claims().is_empty());
+    assert_eq!(load_report(&world.repository, &run()).await.unwrap().status, RunStatus::Abandoned);
+}
+
+#[tokio::test]
 async fn declared_commands_rebuild_after_publishing_and_check_at_hand_back() {
     let mut world = World::new(2, false).await;
     world.add_commands(&["echo", "indexed {site}"], &["echo", "routed {site}"]);

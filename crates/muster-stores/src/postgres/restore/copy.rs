@@ -1,15 +1,18 @@
 //! Rows as PostgreSQL's COPY text, both ways. Memory: one chunk, and the longest row.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::future::ready;
 use std::pin::Pin;
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::future::{BoxFuture, join_all};
+use futures::{FutureExt, StreamExt};
 use muster_engine::driver::DriverError;
 use muster_rows::{Class, Row, RowBuilder, RowsDigest};
 use muster_types::journal::TableDigest;
-use tokio_postgres::{Client, CopyOutStream};
+use tokio_postgres::{Client, CopyOutStream, Error};
 
+use super::lines::LinesSum;
 use super::shard::Shard;
 
 /// Appends the COPY line of a row behind `prefix`, which is complete with its separators; the field's index and class
@@ -30,17 +33,28 @@ pub(super) fn encode(prefix: &str, row: &Row, out: &mut Vec<u8>) -> Result<(), (
     Ok(())
 }
 
-fn escape(bytes: &[u8], out: &mut Vec<u8>) {
-    for &byte in bytes {
-        match byte {
-            b'\\' => out.extend_from_slice(b"\\\\"),
-            b'\t' => out.extend_from_slice(b"\\t"),
-            b'\n' => out.extend_from_slice(b"\\n"),
-            b'\r' => out.extend_from_slice(b"\\r"),
-            other => out.push(other),
-        }
+/// Escapes what the server escapes, so that it writes the same line.
+fn escape(mut bytes: &[u8], out: &mut Vec<u8>) {
+    while let Some(at) = bytes.iter().position(|&byte| ESCAPED[byte as usize] != 0) {
+        out.extend_from_slice(&bytes[..at]);
+        out.extend_from_slice(&[b'\\', ESCAPED[bytes[at] as usize]]);
+        bytes = &bytes[at + 1..];
     }
+    out.extend_from_slice(bytes);
 }
+
+/// What stands behind the backslash for a byte that does not stand for itself.
+const ESCAPED: [u8; 256] = {
+    let mut escaped = [0; 256];
+    escaped[0x08] = b'b';
+    escaped[b'\t' as usize] = b't';
+    escaped[b'\n' as usize] = b'n';
+    escaped[0x0b] = b'v';
+    escaped[0x0c] = b'f';
+    escaped[b'\r' as usize] = b'r';
+    escaped[b'\\' as usize] = b'\\';
+    escaped
+};
 
 /// Reads one line, without its end, as a row.
 fn decode(line: &[u8], builder: &mut RowBuilder, scratch: &mut Vec<u8>) -> Row {
@@ -91,15 +105,19 @@ impl<'s> Rows<'s> {
         select: &str,
     ) -> Result<Self, DriverError> {
         let stream = client.copy_out(&format!("COPY ({select}) TO STDOUT")).await;
-        Ok(Self {
+        Ok(Self::new(shard, doing, stream.map_err(|error| shard.error(doing, &error))?))
+    }
+
+    fn new(shard: &'s Shard, doing: &str, stream: CopyOutStream) -> Self {
+        Self {
             shard,
             doing: doing.to_owned(),
-            stream: Box::pin(stream.map_err(|error| shard.error(doing, &error))?),
+            stream: Box::pin(stream),
             chunk: Bytes::new(),
             open: Vec::new(),
             builder: RowBuilder::new(),
             scratch: Vec::new(),
-        })
+        }
     }
 
     /// The next row.
@@ -144,6 +162,66 @@ impl<'s> Rows<'s> {
     }
 }
 
+impl Rows<'_> {
+    /// Their number and digest, as rows of `table`.
+    pub(super) async fn digest(mut self, table: &str) -> Result<TableDigest, DriverError> {
+        let (mut digest, mut rows) = (RowsDigest::new(), 0);
+        while let Some(row) = self.next().await? {
+            digest.add(table, &row);
+            rows += 1;
+        }
+        Ok(TableDigest { rows, digest: digest.finish() })
+    }
+
+    /// The same by their first field, without it.
+    pub(super) async fn digest_by(
+        mut self,
+        table: &str,
+    ) -> Result<BTreeMap<String, TableDigest>, DriverError> {
+        let mut digests: BTreeMap<String, (RowsDigest, u64)> = BTreeMap::new();
+        while let Some((key, row)) = self.next_keyed().await? {
+            let (digest, rows) = digests.entry(key).or_insert_with(|| (RowsDigest::new(), 0));
+            digest.add(table, &row);
+            *rows += 1;
+        }
+        let finish = |(key, (digest, rows)): (String, (RowsDigest, u64))| {
+            (key, TableDigest { rows, digest: digest.finish() })
+        };
+        Ok(digests.into_iter().map(finish).collect())
+    }
+
+    /// The sum of their lines.
+    pub(super) async fn lines(mut self) -> Result<LinesSum, DriverError> {
+        let (key, mut sum) = (self.shard.lines_key(), LinesSum::default());
+        while let Some(line) = self.line().await? {
+            sum.add(key, &line);
+        }
+        Ok(sum)
+    }
+
+    /// The same by their first field, without it.
+    pub(super) async fn lines_by(mut self) -> Result<BTreeMap<String, LinesSum>, DriverError> {
+        let mut sums: BTreeMap<Vec<u8>, LinesSum> = BTreeMap::new();
+        while let Some(line) = self.line().await? {
+            let end = line.iter().position(|&byte| byte == b'\t').unwrap_or(line.len());
+            let (key, rest) = (&line[..end], line.get(end + 1..).unwrap_or_default());
+            match sums.get_mut(key) {
+                Some(sum) => sum.add(self.shard.lines_key(), rest),
+                None => {
+                    let mut sum = LinesSum::default();
+                    sum.add(self.shard.lines_key(), rest);
+                    sums.insert(key.to_vec(), sum);
+                }
+            }
+        }
+        let mut text = |key: Vec<u8>| {
+            let key = decode(&key, &mut self.builder, &mut self.scratch);
+            String::from_utf8_lossy(key.get(0).map_or(&[][..], |field| field.bytes)).into_owned()
+        };
+        Ok(sums.into_iter().map(|(key, sum)| (text(key), sum)).collect())
+    }
+}
+
 /// Rows and digest of a query, as rows of `table`.
 pub(super) async fn digest(
     shard: &Shard,
@@ -152,13 +230,7 @@ pub(super) async fn digest(
     table: &str,
     select: &str,
 ) -> Result<TableDigest, DriverError> {
-    let mut found = Rows::of(shard, client, doing, select).await?;
-    let (mut digest, mut rows) = (RowsDigest::new(), 0);
-    while let Some(row) = found.next().await? {
-        digest.add(table, &row);
-        rows += 1;
-    }
-    Ok(TableDigest { rows, digest: digest.finish() })
+    Rows::of(shard, client, doing, select).await?.digest(table).await
 }
 
 /// Rows and digest of a query by its first field, as rows of `table` without it.
@@ -169,17 +241,53 @@ pub(super) async fn digest_by(
     table: &str,
     select: &str,
 ) -> Result<BTreeMap<String, TableDigest>, DriverError> {
-    let mut found = Rows::of(shard, client, doing, select).await?;
-    let mut digests: BTreeMap<String, (RowsDigest, u64)> = BTreeMap::new();
-    while let Some((key, row)) = found.next_keyed().await? {
-        let (digest, rows) = digests.entry(key).or_insert_with(|| (RowsDigest::new(), 0));
-        digest.add(table, &row);
-        *rows += 1;
+    Rows::of(shard, client, doing, select).await?.digest_by(table).await
+}
+
+/// Queries that are sent together; their rows come one query after the other.
+pub(super) struct Queries<'s> {
+    shard: &'s Shard,
+    doing: &'s str,
+    coming: VecDeque<BoxFuture<'s, Result<CopyOutStream, Error>>>,
+}
+
+impl<'s> Queries<'s> {
+    /// Sends them; `doing` completes "could not …".
+    pub(super) async fn send(
+        shard: &'s Shard,
+        client: &'s Client,
+        doing: &'s str,
+        selects: impl IntoIterator<Item = String>,
+    ) -> Result<Self, DriverError> {
+        let texts: Vec<String> =
+            selects.into_iter().map(|select| format!("COPY ({select}) TO STDOUT")).collect();
+        let prepared = join_all(texts.iter().map(|text| client.prepare(text))).await;
+        let mut queries = Self { shard, doing, coming: VecDeque::with_capacity(prepared.len()) };
+        for statement in prepared {
+            let statement = statement.map_err(|error| shard.error(doing, &error))?;
+            let mut stream: BoxFuture<'s, _> = Box::pin(async move { client.copy_out(&statement).await });
+            // It is sent when it is first asked for its answer.
+            if let Some(answer) = (&mut stream).now_or_never() {
+                stream = Box::pin(ready(answer));
+            }
+            queries.coming.push_back(stream);
+        }
+        Ok(queries)
     }
-    let finish = |(key, (digest, rows)): (String, (RowsDigest, u64))| {
-        (key, TableDigest { rows, digest: digest.finish() })
-    };
-    Ok(digests.into_iter().map(finish).collect())
+
+    /// The rows of the next one. Those before have to be at their end, or dropped.
+    ///
+    /// # Errors
+    /// Also when there is none.
+    pub(super) async fn next(&mut self) -> Result<Rows<'s>, DriverError> {
+        let Some(coming) = self.coming.pop_front() else {
+            return Err(self
+                .shard
+                .permanent(format!("could not {}: too few queries", self.doing), "report this"));
+        };
+        let stream = coming.await.map_err(|error| self.shard.error(self.doing, &error))?;
+        Ok(Rows::new(self.shard, self.doing, stream))
+    }
 }
 
 #[cfg(test)]
@@ -200,6 +308,7 @@ mod tests {
         encode("7\t", &row, &mut line).unwrap();
         let line = line.strip_prefix(b"7\t").unwrap().strip_suffix(b"\n").unwrap();
         assert_eq!(decode(line, &mut builder, &mut Vec::new()), row);
+        assert!(line.starts_with(b"a\\tb\\\\c\\nd\\re\\b\\v\\f"), "{:?}", String::from_utf8_lossy(line));
         assert_eq!(
             decode(b"\\b\\v\\f\\t\\\\N", &mut builder, &mut Vec::new()).get(0).unwrap().bytes,
             b"\x08\x0b\x0c\t\\N"

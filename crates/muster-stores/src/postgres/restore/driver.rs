@@ -80,6 +80,10 @@ impl StoreDriver for PostgresDriver {
         stage::digest_staged(&self.shard, work).await
     }
 
+    async fn is_as_staged(&self, work: &StoreWork) -> Result<bool, DriverError> {
+        stage::is_as_sent(&self.shard, work).await
+    }
+
     async fn migrate(&self, work: &StoreWork) -> Result<Option<Migrated>, DriverError> {
         migrate::migrate(&self.shard, work).await
     }
@@ -110,6 +114,13 @@ impl StoreDriver for PostgresDriver {
         match group::digest_staged(&self.shard, works).await {
             Some(answers) => answers,
             None => one_by_one::digest_staged(self, works).await,
+        }
+    }
+
+    async fn is_as_staged_group(&self, works: &[StoreWork]) -> Vec<Result<bool, DriverError>> {
+        match group::is_as_sent(&self.shard, works).await {
+            Some(answers) => answers,
+            None => one_by_one::is_as_staged(self, works).await,
         }
     }
 

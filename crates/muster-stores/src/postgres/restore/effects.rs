@@ -29,7 +29,7 @@ pub(super) async fn counts(client: &Client, catalog: &Catalog) -> Result<Counts,
         })
         .collect();
     let rows = client
-        .query(
+        .query_typed(
             "SELECT relid, schemaname || '.' || relname, n_tup_ins, n_tup_upd, n_tup_del FROM pg_stat_xact_user_tables \
              WHERE schemaname <> 'muster' AND n_tup_ins + n_tup_upd + n_tup_del > 0",
             &[],
@@ -44,6 +44,13 @@ pub(super) async fn counts(client: &Client, catalog: &Catalog) -> Result<Counts,
         count.deleted += row.get::<_, i64>(4);
     }
     Ok(counts)
+}
+
+/// The counts at the end; none where the server does not count, so that the rows read back and the change log have to do.
+pub(super) async fn counted(client: &Client, catalog: &Catalog) -> Result<Option<Counts>, Error> {
+    let setting = client.query_typed_one("SELECT current_setting('track_counts')::boolean", &[]);
+    let (counting, counts) = tokio::try_join!(setting, counts(client, catalog))?;
+    Ok(counting.get::<_, bool>(0).then_some(counts))
 }
 
 /// In words, the first difference of what happened between two readings from what was to happen.

@@ -44,6 +44,31 @@ impl Shard {
     }
 }
 
+impl Shard {
+    /// The error where a transaction that is to write could not begin because the server is a standby.
+    pub(super) fn standby_error(&self, doing: &str, error: &tokio_postgres::Error) -> Option<DriverError> {
+        let standby = error.code() == Some(&SqlState::FEATURE_NOT_SUPPORTED);
+        standby.then(|| {
+            let mut judged = self.error(doing, error);
+            (judged.class, judged.hint) = judge(Some(SqlState::READ_ONLY_SQL_TRANSACTION.code()));
+            judged
+        })
+    }
+
+    /// As [`Shard::error`] for a wait for an earlier attempt that the server is still busy with: it may be a minute until
+    /// it notices that nobody listens any more.
+    pub(super) fn busy_error(&self, doing: &str, error: &tokio_postgres::Error) -> DriverError {
+        let mut judged = self.error(doing, error);
+        if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) || is_out_of_time(error) {
+            judged.class = ErrorClass::Unavailable;
+            judged.hint = "an earlier attempt at it is still under way in the server, which ends it by itself; the step is \
+                tried again"
+                .into();
+        }
+        judged
+    }
+}
+
 /// Whether `error` says that a lock could not be had in time, or that a statement took too long.
 pub(super) fn is_out_of_time(error: &tokio_postgres::Error) -> bool {
     error.code() == Some(&SqlState::QUERY_CANCELED)
@@ -63,6 +88,8 @@ pub(super) fn judge(code: Option<&str>) -> (ErrorClass, String) {
         Some("57014") => {
             (Transient, "the statement took longer than its limit, or was cancelled; the step is tried again")
         }
+        // Of statements that were sent together, the first that failed says more.
+        Some("25P02") => (Transient, "a statement before it failed; the step is tried again"),
         Some("57P05" | "25P03") => (Transient, "the server ended the connection; the step is tried again"),
         Some("57P01" | "57P02" | "57P03") => {
             (Unavailable, "the server stops or starts up; the step is tried again when it is back")
@@ -71,8 +98,9 @@ pub(super) fn judge(code: Option<&str>) -> (ErrorClass, String) {
         Some("53100") => (Permanent, "the server's disk is full: free space there, then resume the run"),
         Some("53200") => (Throttled, "the server is short of memory; Muster asks for less"),
         Some("25006") => (
-            Permanent,
-            "the server takes no writes (a standby, or read-only): point the topology at the primary",
+            Unavailable,
+            "the server takes no writes: a standby that is not promoted yet is waited for; point the topology at the \
+             primary, or set default_transaction_read_only off, if this stays",
         ),
         Some("42501") => {
             (Permanent, "give the role the privilege, see the list in the documentation of PostgreSQL shards")
@@ -116,10 +144,10 @@ mod tests {
         for code in ["53300", "53200"] {
             assert_eq!(class(code), ErrorClass::Throttled, "{code}");
         }
-        for code in ["57P01", "57P02", "57P03"] {
+        for code in ["57P01", "57P02", "57P03", "25006"] {
             assert_eq!(class(code), ErrorClass::Unavailable, "{code}");
         }
-        for code in ["23505", "42501", "25006", "53100", "22P02", "XX001"] {
+        for code in ["23505", "42501", "53100", "22P02", "XX001"] {
             assert_eq!(class(code), ErrorClass::Permanent, "{code}");
         }
         assert_eq!(judge(None).0, ErrorClass::Transient);

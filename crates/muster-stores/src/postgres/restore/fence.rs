@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use muster_engine::driver::{ClaimRefusal, DriverError, ErrorClass, PublishRecord, StoreWork};
 use muster_types::journal::Published;
 use muster_types::{Epoch, Position, RunId, StoreId, Timestamp};
-use tokio_postgres::types::PgLsn;
+use tokio_postgres::types::{PgLsn, Type};
 use tokio_postgres::{Client, Error, Row};
 
 use super::shard::Shard;
@@ -69,7 +69,7 @@ pub(super) async fn check_epoch(shard: &Shard, client: &Client, work: &StoreWork
 
 async fn epoch_of(client: &Client, run: &RunId, lock: &str) -> Result<Option<Epoch>, Error> {
     let sql = format!("SELECT epoch FROM muster.epoch WHERE run = $1 {lock}");
-    let found = client.query_opt(&sql, &[&run.as_str()]).await?;
+    let found = client.query_typed_opt(&sql, &[(&run.as_str(), Type::TEXT)]).await?;
     Ok(found.map(|row| Epoch(row.get::<_, i64>(0).cast_unsigned())))
 }
 
@@ -136,9 +136,9 @@ fn columns(stores: &[StoreId]) -> (Vec<&str>, Vec<&str>) {
 pub(super) async fn check_claim(shard: &Shard, client: &Client, work: &StoreWork) -> Result<(), DriverError> {
     let (run, store) = (&work.run, &work.store);
     let found = client
-        .query_opt(
+        .query_typed_opt(
             "SELECT run FROM muster.claim WHERE site = $1 AND kind = $2 FOR SHARE",
-            &[&store.site.as_str(), &store.kind.as_str()],
+            &[(&store.site.as_str(), Type::TEXT), (&store.kind.as_str(), Type::TEXT)],
         )
         .await
         .map_err(|error| shard.error("read its claims", &error))?;
@@ -171,10 +171,10 @@ pub(super) async fn release(
 ) -> Result<(), DriverError> {
     let (sites, kinds) = columns(stores);
     client
-        .execute(
+        .execute_typed(
             "DELETE FROM muster.claim c USING unnest($1::text[], $2::text[]) s(site, kind) \
              WHERE c.site = s.site AND c.kind = s.kind AND c.run = $3",
-            &[&sites, &kinds, &run.as_str()],
+            &[(&sites, Type::TEXT_ARRAY), (&kinds, Type::TEXT_ARRAY), (&run.as_str(), Type::TEXT)],
         )
         .await
         .map(drop)
@@ -189,8 +189,16 @@ const RECORD: &str = "SELECT rows, replaced, first_lsn, pg_current_wal_insert_ls
 pub(super) async fn record_of(client: &Client, work: &StoreWork) -> Result<Option<Published>, Error> {
     let sql = format!("{RECORD} WHERE run = $1 AND site = $2 AND kind = $3");
     let store = &work.store;
-    let found =
-        client.query_opt(&sql, &[&work.run.as_str(), &store.site.as_str(), &store.kind.as_str()]).await?;
+    let found = client
+        .query_typed_opt(
+            &sql,
+            &[
+                (&work.run.as_str(), Type::TEXT),
+                (&store.site.as_str(), Type::TEXT),
+                (&store.kind.as_str(), Type::TEXT),
+            ],
+        )
+        .await?;
     Ok(found.as_ref().map(published))
 }
 
@@ -211,7 +219,8 @@ fn published(row: &Row) -> Published {
 /// until the transaction ends: the record then says what became of it.
 pub(super) async fn await_others(client: &Client, work: &StoreWork) -> Result<(), Error> {
     let step = publish_lock(work);
-    client.query_one("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", &[&step]).await.map(drop)
+    let sql = "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))";
+    client.query_typed_one(sql, &[(&step, Type::TEXT)]).await.map(drop)
 }
 
 fn publish_lock(work: &StoreWork) -> String {
@@ -227,19 +236,19 @@ pub(super) async fn insert_record(
 ) -> Result<(Option<PgLsn>, Timestamp), Error> {
     let changed = published.rows + published.replaced > 0;
     let row = client
-        .query_one(
+        .query_typed_one(
             "INSERT INTO muster.published (run, site, kind, epoch, rows, replaced, first_lsn, blocked_us, at) \
              VALUES ($1, $2, $3, $4, $5, $6, CASE WHEN $8 THEN pg_current_wal_insert_lsn() END, $7, clock_timestamp()) \
              RETURNING first_lsn, (extract(epoch FROM at) * 1000000)::bigint",
             &[
-                &work.run.as_str(),
-                &work.store.site.as_str(),
-                &work.store.kind.as_str(),
-                &number(work.epoch),
-                &published.rows.cast_signed(),
-                &published.replaced.cast_signed(),
-                &published.blocked_micros.cast_signed(),
-                &changed,
+                (&work.run.as_str(), Type::TEXT),
+                (&work.store.site.as_str(), Type::TEXT),
+                (&work.store.kind.as_str(), Type::TEXT),
+                (&number(work.epoch), Type::INT8),
+                (&published.rows.cast_signed(), Type::INT8),
+                (&published.replaced.cast_signed(), Type::INT8),
+                (&published.blocked_micros.cast_signed(), Type::INT8),
+                (&changed, Type::BOOL),
             ],
         )
         .await?;
@@ -257,10 +266,10 @@ pub(super) async fn unclaimed(
     let (sites, kinds) = columns(&stores);
     // In one order, so that two transactions never wait for each other in a circle.
     let rows = client
-        .query(
+        .query_typed(
             "SELECT c.site, c.kind, c.run FROM muster.claim c WHERE (c.site, c.kind) IN \
              (SELECT * FROM unnest($1::text[], $2::text[])) ORDER BY c.site, c.kind FOR SHARE",
-            &[&sites, &kinds],
+            &[(&sites, Type::TEXT_ARRAY), (&kinds, Type::TEXT_ARRAY)],
         )
         .await
         .map_err(|error| shard.error("read its claims", &error))?;
@@ -283,7 +292,12 @@ pub(super) async fn records_of(
     let (sites, kinds) = columns(&stores);
     let sql =
         format!("{RECORD} WHERE run = $1 AND (site, kind) IN (SELECT * FROM unnest($2::text[], $3::text[]))");
-    let rows = client.query(&sql, &[&first.run.as_str(), &sites, &kinds]).await?;
+    let rows = client
+        .query_typed(
+            &sql,
+            &[(&first.run.as_str(), Type::TEXT), (&sites, Type::TEXT_ARRAY), (&kinds, Type::TEXT_ARRAY)],
+        )
+        .await?;
     let found: BTreeMap<(&str, &str), &Row> =
         rows.iter().map(|row| ((row.get(6), row.get(7)), row)).collect();
     let of = |work: &&StoreWork| {
@@ -299,9 +313,9 @@ pub(super) async fn await_others_of(client: &Client, works: &[&StoreWork]) -> Re
     // In one order, so that two transactions never wait for each other in a circle.
     steps.sort();
     client
-        .query(
+        .query_typed(
             "SELECT pg_advisory_xact_lock(hashtextextended(step, 0)) FROM unnest($1::text[]) step",
-            &[&steps],
+            &[(&steps, Type::TEXT_ARRAY)],
         )
         .await
         .map(drop)
@@ -320,13 +334,20 @@ pub(super) async fn insert_records(
         [] => ("", 0, 0),
     };
     let row = client
-        .query_one(
+        .query_typed_one(
             "WITH now AS MATERIALIZED (SELECT pg_current_wal_insert_lsn() AS lsn, clock_timestamp() AS at), \
              noted AS (INSERT INTO muster.published (run, site, kind, epoch, rows, replaced, first_lsn, blocked_us, at) \
              SELECT $1, site, kind, $2, rows, 0, CASE WHEN rows > 0 THEN lsn END, $3, at \
              FROM now, unnest($4::text[], $5::text[], $6::bigint[]) s(site, kind, rows)) \
              SELECT lsn, (extract(epoch FROM at) * 1000000)::bigint FROM now",
-            &[&run, &epoch, &blocked.cast_signed(), &sites, &kinds, &rows],
+            &[
+                (&run, Type::TEXT),
+                (&epoch, Type::INT8),
+                (&blocked.cast_signed(), Type::INT8),
+                (&sites, Type::TEXT_ARRAY),
+                (&kinds, Type::TEXT_ARRAY),
+                (&rows, Type::INT8_ARRAY),
+            ],
         )
         .await?;
     Ok((row.get(0), Timestamp::from_micros(row.get(1))))

@@ -14,7 +14,7 @@ mod stream;
 use muster_engine::driver::{DriverError, StoreWork};
 
 pub(super) use publish::publish;
-pub(super) use stage::{digest_staged, stage};
+pub(super) use stage::{digest_staged, is_as_sent, stage};
 
 /// Whether they can share statements: one run, kind, bound, and the same tables.
 fn fit_together<'w>(mut works: impl Iterator<Item = &'w StoreWork>) -> bool {

@@ -119,8 +119,13 @@ pub(super) async fn hold(
         Some(known) => known,
         None => shard.catalog(client).await?,
     };
-    let oids = lock(shard, client, work, &known, lock_wait).await?;
-    let version = schema::version(client, &oids).await.map_err(failed)?;
+    let tables = work_tables(shard, &known, work);
+    let oids = oids_of(&tables);
+    // Sent together: the version is that under the locks.
+    let (locked, version) =
+        tokio::join!(lock(shard, client, work, &tables, lock_wait), schema::version(client, &oids));
+    locked?;
+    let version = version.map_err(failed)?;
     if known.versions.get(&oids) == Some(&version) {
         return Ok(known);
     }
@@ -145,12 +150,11 @@ async fn lock(
     shard: &Shard,
     client: &Client,
     work: &StoreWork,
-    known: &Catalog,
+    tables: &[KindTable<'_>],
     lock_wait: Duration,
-) -> Result<Vec<u32>, DriverError> {
-    let tables = work_tables(shard, known, work);
+) -> Result<(), DriverError> {
     if tables.is_empty() {
-        return Ok(Vec::new());
+        return Ok(());
     }
     let mut locks: Vec<(u32, String)> = tables.iter().map(|table| lock_of(table.now)).collect();
     // In one order, so that two publishes never wait for each other in a circle.
@@ -174,8 +178,7 @@ async fn lock(
             error.hint = "a definition is being changed, or was: the step is tried again".into();
         }
         error
-    })?;
-    Ok(oids_of(&tables))
+    })
 }
 
 /// Under a deferrable unique key, two transactions that insert at once do not see each other, and a publish has no

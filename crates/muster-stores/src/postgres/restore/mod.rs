@@ -25,6 +25,7 @@ mod fence;
 mod find;
 mod fitness;
 mod group;
+mod lines;
 mod live;
 mod look;
 mod migrate;

@@ -13,11 +13,13 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use muster_engine::driver::{DriverError, StoreWork};
 use muster_types::journal::{Published, TableDigest};
+use muster_types::table::TableDef;
 use muster_types::{Position, Timestamp};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::PgLsn;
+use tokio_postgres::types::{PgLsn, ToSql, Type};
 use tokio_postgres::{Client, Error};
 
 use super::conflict::{shortened, taken_key};
@@ -52,7 +54,10 @@ pub(super) async fn publish(
     }
     let bound = work.writer_block_milliseconds_max.map(Duration::from_millis);
     let publication = Publication { shard, client: &session, work, expected, bound };
-    publication.begin().await.map_err(|error| publication.failed("begin", &error))?;
+    publication.begin().await.map_err(|error| {
+        let standby = shard.standby_error(&format!("publish {}", work.store), &error);
+        standby.unwrap_or_else(|| publication.failed("begin", &error))
+    })?;
     let since = Instant::now();
     let outcome = match publication.run(since).await {
         Ok(Done::Earlier(published)) => publication
@@ -89,6 +94,16 @@ pub(super) async fn begin(client: &Client, bound: Option<Duration>) -> Result<()
         .await
 }
 
+/// Commits, and gives the end of the log behind it, whatever else was written since; the records are read the same way.
+pub(super) async fn commit(client: &Client) -> Result<Position, Error> {
+    let (committed, end) = tokio::join!(
+        client.batch_execute("COMMIT"),
+        client.query_typed_one("SELECT pg_current_wal_insert_lsn()", &[]),
+    );
+    committed?;
+    Ok(Position(end?.get::<_, PgLsn>(0).into()))
+}
+
 enum Done {
     Earlier(Published),
     /// Not yet committed, and since when others may have waited.
@@ -116,93 +131,105 @@ impl Publication<'_> {
     /// Everything up to the commit.
     async fn run(&self, since: Instant) -> Result<Done, DriverError> {
         let (shard, client, work) = (self.shard, self.client, self.work);
-        check_epoch(shard, client, work).await?;
         let failed = |error: Error| self.failed("read its records", &error);
-        await_others(client, work).await.map_err(failed)?;
-        if let Some(done) = record_of(client, work).await.map_err(failed)? {
+        if let Some(done) = self.admit().await? {
             return Ok(Done::Earlier(done));
         }
-        check_claim(shard, client, work).await?;
         let catalog = live::hold(shard, client, work, self.lock_wait()).await?;
         live::check(shard, &catalog, work)?;
         let mut recreation = Recreation::of(&catalog, work);
         let catalog = recreation.begin(shard, client, work, catalog).await?;
         let tables = live::work_tables(shard, &catalog, work);
-        let staged = stage::existing(shard, client, work).await?;
-        self.check_staged(&staged).await?;
-        self.check_dead(&tables).await?;
-        let before = effects::counts(client, &catalog).await.map_err(failed)?;
-        self.mark().await?;
+        let (staged, dead, before, marked) = tokio::join!(
+            stage::existing(shard, client, work),
+            self.check_dead(&tables),
+            effects::counts(client, &catalog),
+            self.mark(),
+        );
+        let staged = staged?;
+        dead?;
+        let before = before.map_err(failed)?;
+        marked?;
         let replaced =
             if work.overwrite { replace(shard, client, work, &tables).await? } else { Replaced::new() };
         let (sites, attempts, of) = ([&work.store.site], [staged.attempt], work.store.to_string());
         let own = StagedRows { run: &work.run, sites: &sites, attempts: &attempts, of: &of };
         sequences::advance(shard, client, &own, &tables).await?;
         let rows = self.insert_all(&tables, &staged, &recreation).await?;
-        let since = recreation.finish(shard, client, work).await?.unwrap_or(since);
+        recreation.index(shard, client, work).await?;
+        if recreation.is_whole() {
+            // Nobody else sees these tables before the commit. Foreign keys lock others that writers use: what takes as
+            // long as there are rows comes before.
+            self.check_live(&tables, &staged).await?;
+        }
+        let since = recreation.bind(shard, client, work).await?.unwrap_or(since);
         references::check(shard, client, &own, &tables).await.map_err(|missing| missing.error)?;
         check_left_behind(shard, client, work, &catalog, &tables, &replaced).await?;
-        self.check_live(&tables).await?;
+        if !recreation.is_whole() {
+            self.check_live(&tables, &staged).await?;
+        }
         self.check_effects(&catalog, &before, &replaced).await?;
-        let mut published = Published {
-            rows,
-            replaced: replaced.values().sum(),
-            positions: None,
-            blocked_micros: micros(since.elapsed()),
-            at: Timestamp::from_micros(0),
-        };
         self.check_bound(since)?;
-        let (first, at) = insert_record(client, work, &published).await.map_err(failed)?;
+        let published = self.record(rows, replaced.values().sum(), since).await.map_err(failed)?;
+        Ok(Done::Now(published, since))
+    }
+
+    /// Holds epoch, step and claim; what an earlier attempt did, if it did.
+    async fn admit(&self) -> Result<Option<Published>, DriverError> {
+        let (shard, client, work) = (self.shard, self.client, self.work);
+        // Sent together and done in this order; of several errors the first is the cause.
+        let (epoch, others, record, claim) = tokio::join!(
+            check_epoch(shard, client, work),
+            await_others(client, work),
+            record_of(client, work),
+            check_claim(shard, client, work),
+        );
+        epoch?;
+        others.map_err(|error| {
+            let doing = format!("publish {}: wait for an earlier attempt", work.store);
+            shard.busy_error(&doing, &error)
+        })?;
+        match record.map_err(|error| self.failed("read its records", &error))? {
+            Some(done) => Ok(Some(done)),
+            None => claim.map(|()| None),
+        }
+    }
+
+    /// Writes the record, last of all.
+    async fn record(&self, rows: u64, replaced: u64, since: Instant) -> Result<Published, Error> {
+        let blocked_micros = micros(since.elapsed());
+        let at = Timestamp::from_micros(0);
+        let mut published = Published { rows, replaced, positions: None, blocked_micros, at };
+        let (first, at) = insert_record(self.client, self.work, &published).await?;
         published.positions = first.map(|first| (Position(first.into()), Position(first.into())));
         published.at = at;
-        Ok(Done::Now(published, since))
+        Ok(published)
     }
 
     async fn commit(&self, mut published: Published, since: Instant) -> Result<Published, DriverError> {
         let doing = format!("commit the publish of {}", self.work.store);
-        if let Err(error) = self.client.batch_execute("COMMIT").await {
-            return Err(self.shard.commit_error(&doing, &error));
-        }
+        let end = commit(self.client).await.map_err(|error| self.shard.commit_error(&doing, &error))?;
         published.blocked_micros = micros(since.elapsed());
         if let Some((_, last)) = &mut published.positions {
-            // Behind the commit, whatever else was written since; the record is read the same way.
-            let end = self.client.query_one("SELECT pg_current_wal_insert_lsn()", &[]).await;
-            let end = end.map_err(|error| self.shard.commit_error(&doing, &error))?;
-            *last = Position(end.get::<_, PgLsn>(0).into());
+            *last = end;
         }
         Ok(published)
-    }
-
-    /// Staging tables are emptied by a restart after a crash.
-    async fn check_staged(&self, staged: &Staged) -> Result<(), DriverError> {
-        for table in self.work.tables.iter() {
-            let name = &table.def.name;
-            let wanted = self.expected.get(name).map_or(0, |digest| digest.rows);
-            let sql = format!(
-                "SELECT count(*) FROM {} s WHERE {}",
-                table_name(&self.work.run, &table.def),
-                of_attempt(staged.attempt)
-            );
-            let row = self.client.query_one(&sql, &[]).await;
-            let found = row.map_err(|error| self.failed("count what is staged", &error))?.get::<_, i64>(0);
-            if found.cast_unsigned() < wanted {
-                let what = format!("{found} of {wanted} staged rows of table `{name}` are there");
-                return Err(stage::lost(self.shard, self.work, &what));
-            }
-        }
-        Ok(())
     }
 
     async fn check_dead(&self, tables: &[KindTable<'_>]) -> Result<(), DriverError> {
         if self.work.overwrite {
             return Ok(());
         }
-        for table in tables {
-            let Some(way) = &table.way else { continue };
-            let rows = way.rows_of(&self.work.store.site);
-            // Counted: for a first row, the server would walk through the whole parent table.
-            let sql = format!("SELECT count(*) FROM {} t WHERE {rows}", table.now.rows_of());
-            let alive = self.client.query_one(&sql, &[]).await;
+        let asked: Vec<(&KindTable<'_>, String)> = tables
+            .iter()
+            .filter_map(|table| {
+                let rows = table.way.as_ref()?.rows_of(&self.work.store.site);
+                // Counted: for a first row, the server would walk through the whole parent table.
+                Some((table, format!("SELECT count(*) FROM {} t WHERE {rows}", table.now.rows_of())))
+            })
+            .collect();
+        let counted = asked.iter().map(|(_, sql)| self.client.query_typed_one(sql, &[]));
+        for ((table, _), alive) in asked.iter().zip(join_all(counted).await) {
             if alive.map_err(|error| self.failed("look for live rows", &error))?.get::<_, i64>(0) > 0 {
                 return Err(self.alive(table));
             }
@@ -222,7 +249,8 @@ impl Publication<'_> {
         // A mark is texts and a number: JSON can hold it.
         let mark = serde_json::to_string(&self.work.mark()).unwrap_or_default();
         let sql = "SELECT pg_logical_emit_message(true, $1, $2::text)";
-        let emitted = self.client.query_one(sql, &[&MARK_PREFIX, &mark]).await;
+        let arguments: [(&(dyn ToSql + Sync), Type); 2] = [(&MARK_PREFIX, Type::TEXT), (&mark, Type::TEXT)];
+        let emitted = self.client.query_typed_one(sql, &arguments).await;
         emitted.map(drop).map_err(|error| self.failed("write its mark", &error))
     }
 
@@ -232,25 +260,59 @@ impl Publication<'_> {
         staged: &Staged,
         recreation: &Recreation<'_>,
     ) -> Result<u64, DriverError> {
-        let mut rows = 0;
-        for table in tables {
-            let Some(then) = table.then else { continue };
-            let sql = format!(
-                "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} s WHERE {}",
-                table.now.qualified(),
-                column_list("", table.restored_columns()),
-                recreation.column_list(then),
-                table_name(&self.work.run, then),
-                of_attempt(staged.attempt),
+        let inserts = self.inserts(tables, staged, recreation);
+        // Sent together: behind the first that fails, the server does none.
+        let sent = inserts.iter().map(|(_, _, sql)| async move {
+            let (saved, inserted) = tokio::join!(
+                self.client.batch_execute("SAVEPOINT muster_insert"),
+                self.client.execute_typed(sql, &[]),
             );
-            let saved = self.client.batch_execute("SAVEPOINT muster_insert").await;
-            saved.map_err(|error| self.failed("insert", &error))?;
-            match self.client.execute(&sql, &[]).await {
-                Ok(inserted) => rows += inserted,
+            saved.and(inserted)
+        });
+        let mut rows = 0;
+        for ((table, then, _), answer) in inserts.iter().zip(join_all(sent).await) {
+            let inserted = match answer {
+                Ok(inserted) => inserted,
                 Err(error) => return Err(self.refused(table, staged, &error).await),
+            };
+            let wanted = self.expected_rows(&then.name);
+            if inserted < wanted {
+                // Staging tables are emptied by a restart after a crash.
+                let what = format!("{inserted} of {wanted} staged rows of table `{}` are there", then.name);
+                return Err(stage::lost(self.shard, self.work, &what));
             }
+            rows += inserted;
         }
         Ok(rows)
+    }
+
+    /// The statements that make the staged rows live, with their tables.
+    fn inserts<'t>(
+        &self,
+        tables: &'t [KindTable<'t>],
+        staged: &Staged,
+        recreation: &Recreation<'_>,
+    ) -> Vec<(&'t KindTable<'t>, &'t TableDef, String)> {
+        tables
+            .iter()
+            .filter_map(|table| Some((table, table.then?)))
+            .filter(|(_, then)| self.expected_rows(&then.name) > 0)
+            .map(|(table, then)| {
+                let sql = format!(
+                    "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE SELECT {} FROM {} s WHERE {}",
+                    table.now.qualified(),
+                    column_list("", table.restored_columns()),
+                    recreation.column_list(then),
+                    table_name(&self.work.run, then),
+                    of_attempt(staged.attempt),
+                );
+                (table, then, sql)
+            })
+            .collect()
+    }
+
+    fn expected_rows(&self, table: &str) -> u64 {
+        self.expected.get(table).map_or(0, |digest| digest.rows)
     }
 
     /// The error for rows that the live table did not take.
@@ -292,45 +354,72 @@ impl Publication<'_> {
     }
 
     /// The site's live rows, read back, are those expected.
-    async fn check_live(&self, tables: &[KindTable<'_>]) -> Result<(), DriverError> {
-        let nothing = TableDigest { rows: 0, digest: muster_rows::RowsDigest::new().finish() };
+    async fn check_live(&self, tables: &[KindTable<'_>], staged: &Staged) -> Result<(), DriverError> {
         let doing = format!("publish {}: read its rows back", self.work.store);
+        let mut read = Vec::with_capacity(tables.len());
         for table in tables {
             let Some(then) = table.then else { continue };
-            let wanted = self.expected.get(&then.name).copied().unwrap_or(nothing);
-            let Some(way) = &table.way else {
-                if wanted.rows == 0 {
-                    // A reference table of the kind: none of its rows are a site's.
-                    continue;
+            match &table.way {
+                Some(way) => {
+                    let columns = column_list("t", table.restored_columns());
+                    let rows = way.rows_of(&self.work.store.site);
+                    let select = format!("SELECT {columns} FROM {} t WHERE {rows}", table.now.rows_of());
+                    read.push((table, then, select));
                 }
-                return Err(self.shard.permanent(
-                    format!(
-                        "{}: whose the rows of table `{}` are cannot be told",
-                        self.work.store,
-                        table.name()
-                    ),
-                    "declare the table's owner in the topology, then plan again",
-                ));
-            };
-            let columns = column_list("t", table.restored_columns());
-            let rows = way.rows_of(&self.work.store.site);
-            let select = format!("SELECT {columns} FROM {} t WHERE {rows}", table.now.rows_of());
-            let found = copy::digest(self.shard, self.client, &doing, &then.name, &select).await?;
-            if found != wanted {
-                return Err(self.stray(&format!(
-                    "table `{}` would have {} rows of the site (digest {}) instead of {} (digest {})",
-                    then.name,
-                    found.rows,
-                    found.digest.short(),
-                    wanted.rows,
-                    wanted.digest.short(),
-                )));
-            }
-            if table.now.keys.iter().any(|key| key.deferrable) {
-                self.check_deferrable(table).await?;
+                // A reference table of the kind: none of its rows are a site's.
+                None if self.expected_rows(&then.name) == 0 => {}
+                None => return Err(self.nobodys(table)),
             }
         }
+        let selects = read.iter().map(|(_, _, select)| select.clone());
+        let mut queries = copy::Queries::send(self.shard, self.client, &doing, selects).await?;
+        let mut unlike = Vec::new();
+        for (_, then, select) in &read {
+            let rows = queries.next().await?;
+            let name = table_name(&self.work.run, then);
+            // They are as they were sent, and so was what is expected; or digests decide.
+            let sent = self.shard.sent.of(&self.work.store, staged.attempt, &name);
+            match sent.filter(|sent| sent.lines() == self.expected_rows(&then.name)) {
+                Some(sent) => {
+                    if rows.lines().await? != sent {
+                        unlike.push((then, select));
+                    }
+                }
+                None => self.compare(then, rows.digest(&then.name).await?)?,
+            }
+        }
+        drop(queries);
+        for (then, select) in unlike {
+            let found = copy::digest(self.shard, self.client, &doing, &then.name, select).await?;
+            self.compare(then, found)?;
+        }
+        for (table, _, _) in read {
+            self.check_deferrable(table).await?;
+        }
         Ok(())
+    }
+
+    fn compare(&self, then: &TableDef, found: TableDigest) -> Result<(), DriverError> {
+        let nothing = TableDigest { rows: 0, digest: muster_rows::RowsDigest::new().finish() };
+        let wanted = self.expected.get(&then.name).copied().unwrap_or(nothing);
+        if found == wanted {
+            return Ok(());
+        }
+        Err(self.stray(&format!(
+            "table `{}` would have {} rows of the site (digest {}) instead of {} (digest {})",
+            then.name,
+            found.rows,
+            found.digest.short(),
+            wanted.rows,
+            wanted.digest.short(),
+        )))
+    }
+
+    fn nobodys(&self, table: &KindTable<'_>) -> DriverError {
+        self.shard.permanent(
+            format!("{}: whose the rows of table `{}` are cannot be told", self.work.store, table.name()),
+            "declare the table's owner in the topology, then plan again",
+        )
     }
 
     /// Deferrable unique keys are checked by a trigger that does not fire in a publish.
@@ -371,12 +460,9 @@ impl Publication<'_> {
         replaced: &Replaced,
     ) -> Result<(), DriverError> {
         let failed = |error: Error| self.failed("count what changed", &error);
-        let counting = self.client.query_one("SELECT current_setting('track_counts')::boolean", &[]).await;
-        if !counting.map_err(failed)?.get::<_, bool>(0) {
-            // The rows read back and the change log have to do.
+        let Some(after) = effects::counted(self.client, catalog).await.map_err(failed)? else {
             return Ok(());
-        }
-        let after = effects::counts(self.client, catalog).await.map_err(failed)?;
+        };
         let mut wanted = Counts::new();
         for (table, digest) in self.expected.iter().filter(|(_, digest)| digest.rows > 0) {
             wanted.insert(table.clone(), Count { inserted: digest.rows.cast_signed(), ..Count::default() });

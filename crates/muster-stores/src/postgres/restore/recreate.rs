@@ -194,9 +194,26 @@ impl<'a> Recreation<'a> {
         cast.collect::<Vec<_>>().join(", ")
     }
 
-    /// Everything but the rows: keys, checks and indexes, foreign keys, owner and privileges. Where all tables are created,
-    /// gives the moment from which on others may have to wait.
-    pub(super) async fn finish(
+    /// Whether all tables of the work are created: until [`Self::bind`] nobody waits for anything.
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// What created tables need beside their rows, as far as it concerns nobody else: keys, checks and indexes.
+    pub(super) async fn index(
+        &self,
+        shard: &Shard,
+        client: &Client,
+        work: &StoreWork,
+    ) -> Result<(), DriverError> {
+        let doing = "give its tables their keys and indexes again";
+        let unmade = |error: Error| failed(shard, work, doing, &error);
+        self.run(client, Phase::Loaded).await.map_err(unmade)
+    }
+
+    /// The rest: foreign keys, owner, privileges and triggers. Where all tables are created, gives the moment from which on
+    /// others may have to wait.
+    pub(super) async fn bind(
         &self,
         shard: &Shard,
         client: &Client,
@@ -205,9 +222,8 @@ impl<'a> Recreation<'a> {
         if self.gone.is_empty() {
             return Ok(None);
         }
-        let doing = "give its tables their keys and indexes again";
+        let doing = "limit the waits for its foreign keys";
         let unmade = |error: Error| failed(shard, work, doing, &error);
-        self.run(client, Phase::Loaded).await.map_err(unmade)?;
         let since = self.whole.then(Instant::now);
         // Writers to a table that is referred to queue behind this lock.
         let wait = format!(
@@ -262,9 +278,9 @@ impl<'a> Recreation<'a> {
 fn failed(shard: &Shard, work: &StoreWork, doing: &str, error: &Error) -> DriverError {
     let mut failed = shard.error(&format!("publish {}: {doing}", work.store), error);
     match error.code() {
-        Some(code) if *code == SqlState::DUPLICATE_TABLE => {
+        Some(_) if was_made_meanwhile(error) => {
             failed.class = ErrorClass::Transient;
-            failed.hint = "the table was made meanwhile; the step is tried again".into();
+            failed.hint = "another transaction made it meanwhile; the step is tried again".into();
         }
         Some(code) if *code == SqlState::UNDEFINED_OBJECT => {
             failed.hint = "make that role or type again, then resume the run".into();
@@ -272,6 +288,20 @@ fn failed(shard: &Shard, work: &StoreWork, doing: &str, error: &Error) -> Driver
         _ => {}
     }
     failed
+}
+
+/// Whether the object is there already: stores may share schemas, types and functions, and two that make one at once meet
+/// in its catalog's unique key, or find it there.
+fn was_made_meanwhile(error: &Error) -> bool {
+    let Some(answer) = error.as_db_error() else { return false };
+    let duplicate = [
+        SqlState::DUPLICATE_TABLE,
+        SqlState::DUPLICATE_OBJECT,
+        SqlState::DUPLICATE_FUNCTION,
+        SqlState::DUPLICATE_SCHEMA,
+    ];
+    let in_catalog = || answer.schema() == Some("pg_catalog");
+    duplicate.contains(answer.code()) || *answer.code() == SqlState::UNIQUE_VIOLATION && in_catalog()
 }
 
 /// The type of a staged column: that of the definition, or text where it is gone with the site's schema.

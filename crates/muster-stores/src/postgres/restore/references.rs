@@ -6,8 +6,9 @@
 //! - It makes no difference whether a key is deferrable, or whether keys form a circle: all rows are there when it is
 //!   asked.
 
+use futures::future::join_all;
 use muster_engine::driver::DriverError;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Error, Row};
 
 use super::conflict::shortened;
 use super::live::KindTable;
@@ -33,42 +34,56 @@ pub(super) async fn check(
     rows: &StagedRows<'_>,
     tables: &[KindTable<'_>],
 ) -> Result<(), Missing> {
-    for table in tables.iter().filter(|table| table.then.is_some()) {
-        for key in &table.now.foreign_keys {
-            let missing = missing_sql(rows, table, key, tables);
-            let mut found = None;
-            for _ in 0..ASKED_MAX {
-                found = client.query_opt(&missing, &[]).await.map_err(|error| {
-                    let doing =
-                        format!("publish {}: check what rows of `{}` refer to", rows.of, table.name());
-                    Missing { attempt: None, error: shard.error(&doing, &error) }
-                })?;
-                if found.is_none() {
-                    break;
-                }
+    let published = tables.iter().filter(|table| table.then.is_some());
+    let asked: Vec<Asked<'_>> = published
+        .flat_map(|table| table.now.foreign_keys.iter().map(move |key| (table, key)))
+        .map(|(table, key)| Asked { table, key, sql: missing_sql(rows, table, key, tables) })
+        .collect();
+    let failed = |asked: &Asked<'_>, error: &Error| {
+        let doing = format!("publish {}: check what rows of `{}` refer to", rows.of, asked.table.name());
+        Missing { attempt: None, error: shard.error(&doing, error) }
+    };
+    let answers = join_all(asked.iter().map(|asked| client.query_typed_opt(&asked.sql, &[]))).await;
+    for (asked, answer) in asked.iter().zip(answers) {
+        let mut found = answer.map_err(|error| failed(asked, &error))?;
+        for _ in 1..ASKED_MAX {
+            if found.is_none() {
+                break;
             }
-            if let Some(row) = found {
-                let attempt: Option<i64> = row.get(1);
-                let site =
-                    attempt.and_then(|attempt| rows.attempts.iter().position(|known| *known == attempt));
-                let whose = site.map_or_else(|| rows.of.to_owned(), |site| rows.sites[site].to_string());
-                let error = shard.permanent(
-                    format!(
-                        "{whose}: a row of table `{}` refers by ({}) to ({}) of table `{}`, which is not there \
-                         (foreign key `{}`)",
-                        table.name(),
-                        key.columns.join(", "),
-                        shortened(row.get(0)),
-                        key.parent_table,
-                        key.name,
-                    ),
-                    "restore the store that holds the missing row first, or to the same moment",
-                );
-                return Err(Missing { attempt, error });
-            }
+            found = client.query_typed_opt(&asked.sql, &[]).await.map_err(|error| failed(asked, &error))?;
+        }
+        if let Some(row) = found {
+            return Err(missing(shard, rows, asked, &row));
         }
     }
     Ok(())
+}
+
+/// A question for rows that are referred to and not there.
+struct Asked<'a> {
+    table: &'a KindTable<'a>,
+    key: &'a LiveForeignKey,
+    sql: String,
+}
+
+fn missing(shard: &Shard, rows: &StagedRows<'_>, asked: &Asked<'_>, row: &Row) -> Missing {
+    let Asked { table, key, .. } = asked;
+    let attempt: Option<i64> = row.get(1);
+    let site = attempt.and_then(|attempt| rows.attempts.iter().position(|known| *known == attempt));
+    let whose = site.map_or_else(|| rows.of.to_owned(), |site| rows.sites[site].to_string());
+    let error = shard.permanent(
+        format!(
+            "{whose}: a row of table `{}` refers by ({}) to ({}) of table `{}`, which is not there \
+             (foreign key `{}`)",
+            table.name(),
+            key.columns.join(", "),
+            shortened(row.get(0)),
+            key.parent_table,
+            key.name,
+        ),
+        "restore the store that holds the missing row first, or to the same moment",
+    );
+    Missing { attempt, error }
 }
 
 /// Selects a reference without its row. For each distinct reference one look into the live table, by its key's index,

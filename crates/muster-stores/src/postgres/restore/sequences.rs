@@ -62,7 +62,7 @@ async fn one(client: &Client, sequence: &OwnedSequence, staged: &str, attempts: 
         rows = of_attempts(attempts),
         regclass = literal(&name),
     );
-    let Some(row) = client.query_opt(&sql, &[]).await? else { return Ok(()) };
+    let Some(row) = client.query_typed_opt(&sql, &[]).await? else { return Ok(()) };
     let (id, draws): (i64, i64) = (row.get(0), row.get(1));
     let forward = if draws <= DRAWS_MAX {
         format!("SELECT max(nextval({}::regclass)) FROM generate_series(1, {draws})", literal(&name))
@@ -72,5 +72,5 @@ async fn one(client: &Client, sequence: &OwnedSequence, staged: &str, attempts: 
             literal(&name)
         )
     };
-    client.query(&forward, &[]).await.map(drop)
+    client.query_typed(&forward, &[]).await.map(drop)
 }

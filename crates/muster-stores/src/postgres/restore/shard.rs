@@ -12,6 +12,7 @@ use muster_types::topology::Declared;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_postgres::Client;
 
+use super::lines::{LinesKey, SentLines};
 use crate::postgres::connect::{ConnectError, PostgresConfig};
 use crate::postgres::schema::{self, LiveTable};
 use crate::postgres::system;
@@ -36,6 +37,9 @@ pub(super) struct Shard {
     staging: Mutex<BTreeSet<String>>,
     /// The runs' tables are there.
     ready: AtomicBool,
+    lines_key: LinesKey,
+    /// What was staged by this process.
+    pub(super) sent: SentLines,
 }
 
 /// The tables of the database as they once were.
@@ -75,11 +79,18 @@ impl Shard {
             known: Mutex::new(None),
             staging: Mutex::default(),
             ready: AtomicBool::new(false),
+            lines_key: LinesKey::draw(),
+            sent: SentLines::default(),
         }
     }
 
     pub(super) fn name(&self) -> &ShardName {
         &self.name
+    }
+
+    /// The key of sums of lines.
+    pub(super) fn lines_key(&self) -> &LinesKey {
+        &self.lines_key
     }
 
     /// The declared tables.

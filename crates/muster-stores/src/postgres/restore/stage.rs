@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::SinkExt;
@@ -21,9 +22,12 @@ use muster_types::journal::TableDigest;
 use muster_types::table::{CapturedTable, TableDef};
 use muster_types::{Digest, RunId, SiteId, StoreId};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, CopyInSink, Error};
 
 use super::fence::{check_epoch, number};
+use super::lines::LinesSum;
 use super::owner::column_list;
 use super::shard::Shard;
 use super::{copy, recreate};
@@ -38,6 +42,10 @@ const CHUNK_BYTES: usize = 128 * 1024;
 
 /// Bytes of one COPY, which is a transaction: bounds what it holds back of vacuum and of slots that begin.
 const COPY_BYTES: usize = 64 * 1024 * 1024;
+
+/// Longest that one COPY is open, for rows that come slowly: of a transaction that holds back vacuum, and slots that begin,
+/// nobody notices so much.
+const COPY_TIME: Duration = Duration::from_secs(10);
 
 /// What lies in the staging tables of a store.
 pub(super) struct Staged {
@@ -94,7 +102,7 @@ pub(super) async fn stage(
 ) -> Result<(), DriverError> {
     let session = shard.session().await?;
     let mut load = Load::begin(shard, &session, std::slice::from_ref(work)).await?;
-    while let Some(batch) = rows.recv().await {
+    while let Some(batch) = load.next(&mut rows).await? {
         for row in &batch.rows {
             load.row(0, batch.table, row).await?;
         }
@@ -156,10 +164,10 @@ async fn read_staged<'w>(
     let kinds: Vec<&str> = works.clone().map(|work| work.store.kind.as_str()).collect();
     let run = works.clone().next().map_or("", |work| work.run.as_str());
     let rows = client
-        .query(
+        .query_typed(
             "SELECT g.attempt, g.rows::text FROM unnest($2::text[], $3::text[]) WITH ORDINALITY s(site, kind, nth) \
              LEFT JOIN muster.staged g ON g.run = $1 AND g.site = s.site AND g.kind = s.kind ORDER BY nth",
-            &[&run, &sites, &kinds],
+            &[(&run, Type::TEXT), (&sites, Type::TEXT_ARRAY), (&kinds, Type::TEXT_ARRAY)],
         )
         .await?;
     let staged = |row: &tokio_postgres::Row| {
@@ -190,15 +198,13 @@ pub(super) async fn existing_all<'w>(
 ) -> Result<Vec<Result<Staged, DriverError>>, DriverError> {
     let Some(first) = works.clone().next() else { return Ok(Vec::new()) };
     let failed = |error: Error| shard.error(&format!("find what is staged of {}", first.store), &error);
-    let found = read_staged(client, works.clone()).await.map_err(failed)?;
     let names: Vec<String> = first.tables.iter().map(|table| table_name(&first.run, &table.def)).collect();
-    let gone = client
-        .query_opt(
-            "SELECT name FROM unnest($1::text[]) name WHERE to_regclass(name) IS NULL LIMIT 1",
-            &[&names],
-        )
-        .await
-        .map_err(failed)?;
+    let names: [(&(dyn ToSql + Sync), Type); 1] = [(&names, Type::TEXT_ARRAY)];
+    let gone = client.query_typed_opt(
+        "SELECT name FROM unnest($1::text[]) name WHERE to_regclass(name) IS NULL LIMIT 1",
+        &names,
+    );
+    let (found, gone) = tokio::try_join!(read_staged(client, works.clone()), gone).map_err(failed)?;
     let judge = |(work, staged): (&StoreWork, Option<Staged>)| match (staged, &gone) {
         (Some(staged), None) => Ok(staged),
         (None, _) => Err(lost(shard, work, "nothing of it is staged")),
@@ -219,6 +225,30 @@ pub(super) fn lost(shard: &Shard, work: &StoreWork, what: &str) -> DriverError {
     )
 }
 
+/// Whether what is staged are the very rows that this process has sent; where it says no, they may be.
+pub(super) async fn is_as_sent(shard: &Shard, work: &StoreWork) -> Result<bool, DriverError> {
+    let session = shard.session().await?;
+    let staged = existing(shard, &session, work).await?;
+    let sent: Option<Vec<LinesSum>> = work
+        .tables
+        .iter()
+        .map(|table| shard.sent.of(&work.store, staged.attempt, &table_name(&work.run, &table.def)))
+        .collect();
+    let Some(sent) = sent else {
+        session.keep();
+        return Ok(false);
+    };
+    let (doing, selects) = read_back(work, &staged);
+    let mut queries = copy::Queries::send(shard, &session, &doing, selects).await?;
+    let mut same = true;
+    for sent in sent {
+        same &= queries.next().await?.lines().await? == sent;
+    }
+    drop(queries);
+    session.keep();
+    Ok(same)
+}
+
 /// Rows and digest of each staged table.
 pub(super) async fn digest_staged(
     shard: &Shard,
@@ -226,14 +256,12 @@ pub(super) async fn digest_staged(
 ) -> Result<BTreeMap<String, TableDigest>, DriverError> {
     let session = shard.session().await?;
     let staged = existing(shard, &session, work).await?;
-    let doing = format!("read back what is staged of {}", work.store);
+    let (doing, selects) = read_back(work, &staged);
+    let mut queries = copy::Queries::send(shard, &session, &doing, selects).await?;
     let mut digests = BTreeMap::new();
     for table in work.tables.iter() {
         let def = &table.def;
-        let columns = column_list("s", def.stored_columns().map(|column| column.name.as_str()));
-        let name = table_name(&work.run, def);
-        let select = format!("SELECT {columns} FROM {name} s WHERE {}", of_attempt(staged.attempt));
-        let found = copy::digest(shard, &session, &doing, &def.name, &select).await?;
+        let found = queries.next().await?.digest(&def.name).await?;
         let noted = staged.rows.get(&def.name).copied().unwrap_or(0);
         if found.rows < noted {
             let what = format!("{} of {noted} staged rows of table `{}` are there", found.rows, def.name);
@@ -241,8 +269,19 @@ pub(super) async fn digest_staged(
         }
         digests.insert(def.name.clone(), found);
     }
+    drop(queries);
     session.keep();
     Ok(digests)
+}
+
+/// What is done, and the queries of a store's staged rows by table.
+fn read_back(work: &StoreWork, staged: &Staged) -> (String, Vec<String>) {
+    let select = |table: &CapturedTable| {
+        let columns = column_list("s", table.def.stored_columns().map(|column| column.name.as_str()));
+        let name = table_name(&work.run, &table.def);
+        format!("SELECT {columns} FROM {name} s WHERE {}", of_attempt(staged.attempt))
+    };
+    (format!("read back what is staged of {}", work.store), work.tables.iter().map(select).collect())
 }
 
 /// Forgets what is staged of stores, and drops the staging tables of a run that has no claim left.
@@ -253,6 +292,7 @@ pub(super) async fn remove(
     stores: &[StoreId],
 ) -> Result<(), DriverError> {
     let failed = |error: Error| shard.error(&format!("remove the staging of run {run}"), &error);
+    shard.sent.forget(stores);
     let (sites, kinds): (Vec<&str>, Vec<&str>) =
         stores.iter().map(|store| (store.site.as_str(), store.kind.as_str())).unzip();
     client
@@ -310,8 +350,8 @@ pub(super) struct Load<'a> {
 struct Prefix {
     attempt: i64,
     text: String,
-    /// Rows by number of the table.
-    counts: Vec<u64>,
+    /// What was sent, by number of the table.
+    sums: Vec<LinesSum>,
 }
 
 struct OpenCopy {
@@ -319,6 +359,8 @@ struct OpenCopy {
     sink: Pin<Box<CopyInSink<Bytes>>>,
     chunk: Vec<u8>,
     sent_bytes: usize,
+    /// When it is to be closed, whatever is still to come.
+    until: Instant,
 }
 
 impl<'a> Load<'a> {
@@ -337,12 +379,15 @@ impl<'a> Load<'a> {
         let names = ensure_tables(shard, client, run, tables).await.map_err(failed)?;
         let count = i64::try_from(works.len()).unwrap_or(i64::MAX);
         let rows = client
-            .query("SELECT nextval('muster.attempt') FROM generate_series(1, $1::bigint)", &[&count])
+            .query_typed(
+                "SELECT nextval('muster.attempt') FROM generate_series(1, $1::bigint)",
+                &[(&count, Type::INT8)],
+            )
             .await
             .map_err(failed)?;
         let prefix = |row: &tokio_postgres::Row| {
             let attempt: i64 = row.get(0);
-            Prefix { attempt, text: format!("{attempt}\t"), counts: vec![0; tables.len()] }
+            Prefix { attempt, text: format!("{attempt}\t"), sums: vec![LinesSum::default(); tables.len()] }
         };
         Ok(Self { shard, client, works, names, prefixes: rows.iter().map(prefix).collect(), open: None })
     }
@@ -355,30 +400,44 @@ impl<'a> Load<'a> {
         let (shard, client, of) = (self.shard, self.client, described(self.works));
         let failed = |error: Error| shard.error(&format!("note what is staged of {of}"), &error);
         let works = stores.iter().map(|&store| &self.works[store]);
-        let former = read_staged(client, works.clone()).await.map_err(failed)?;
-        client.batch_execute("BEGIN").await.map_err(failed)?;
-        check_epoch(shard, client, first).await?;
+        // What an unlogged table holds goes with a crash of the server as well as a note that is not on disk yet.
+        let begin =
+            async { client.batch_execute("BEGIN; SET LOCAL synchronous_commit = off").await.map_err(failed) };
+        let former = async { read_staged(client, works.clone()).await.map_err(failed) };
+        let (former, (), ()) = tokio::try_join!(former, begin, check_epoch(shard, client, first))?;
         let sites: Vec<&str> = works.clone().map(|work| work.store.site.as_str()).collect();
         let kinds: Vec<&str> = works.map(|work| work.store.kind.as_str()).collect();
         let attempts: Vec<i64> = stores.iter().map(|&store| self.prefixes[store].attempt).collect();
         let rows: Vec<String> = stores.iter().map(|&store| self.counted(store)).collect();
         client
-            .execute(
+            .execute_typed(
                 "INSERT INTO muster.staged AS g (run, site, kind, epoch, attempt, rows) \
                  SELECT $1, site, kind, $2, attempt, rows::jsonb \
                  FROM unnest($3::text[], $4::text[], $5::bigint[], $6::text[]) s(site, kind, attempt, rows) \
                  ON CONFLICT (run, site, kind) DO UPDATE SET epoch = excluded.epoch, attempt = excluded.attempt, \
                  rows = excluded.rows",
-                &[&first.run.as_str(), &number(first.epoch), &sites, &kinds, &attempts, &rows],
+                &[
+                    (&first.run.as_str(), Type::TEXT),
+                    (&number(first.epoch), Type::INT8),
+                    (&sites, Type::TEXT_ARRAY),
+                    (&kinds, Type::TEXT_ARRAY),
+                    (&attempts, Type::INT8_ARRAY),
+                    (&rows, Type::TEXT_ARRAY),
+                ],
             )
             .await
             .map_err(failed)?;
         client.batch_execute("COMMIT").await.map_err(failed)?;
+        for &store in stores {
+            let Prefix { attempt, sums, .. } = &self.prefixes[store];
+            let sums = self.names.iter().cloned().zip(sums.iter().copied()).collect();
+            shard.sent.learn(&self.works[store].store, *attempt, sums);
+        }
         let former: Vec<i64> = former.into_iter().flatten().map(|former| former.attempt).collect();
         if !former.is_empty() {
             for name in &self.names {
                 let sql = format!("DELETE FROM {name} s WHERE {}", of_attempts(&former));
-                client.execute(&sql, &[]).await.map_err(failed)?;
+                client.execute_typed(&sql, &[]).await.map_err(failed)?;
             }
         }
         Ok(())
@@ -387,9 +446,24 @@ impl<'a> Load<'a> {
     /// Rows by name of the table, as JSON.
     fn counted(&self, store: usize) -> String {
         let tables = self.works[store].tables.iter().map(|table| table.def.name.as_str());
-        let counts: BTreeMap<&str, u64> = tables.zip(self.prefixes[store].counts.iter().copied()).collect();
+        let counts: BTreeMap<&str, u64> =
+            tables.zip(self.prefixes[store].sums.iter().map(LinesSum::lines)).collect();
         // Names and numbers: JSON can hold them.
         serde_json::to_string(&counts).unwrap_or_default()
+    }
+
+    /// What `rows` delivers next. No COPY stays open for the time that it takes to come.
+    pub(super) async fn next<T>(&mut self, rows: &mut mpsc::Receiver<T>) -> Result<Option<T>, DriverError> {
+        let until = self.open.as_ref().map(|open| open.until);
+        if let Some(until) = until {
+            if Instant::now() < until
+                && let Ok(delivered) = tokio::time::timeout_at(until, rows.recv()).await
+            {
+                return Ok(delivered);
+            }
+            self.close().await?;
+        }
+        Ok(rows.recv().await)
     }
 
     pub(super) async fn row(&mut self, store: usize, table: usize, row: &Row) -> Result<(), DriverError> {
@@ -413,23 +487,27 @@ impl<'a> Load<'a> {
             Some(open) => open,
             None => self.open_copy(table).await?,
         };
+        let line = open.chunk.len() + text.len();
         copy::encode(text, row, &mut open.chunk).map_err(|(field, class)| {
             let what =
                 format!("field {field} of a row of table `{name}` is {class:?}, no value of PostgreSQL");
             self.misfit(work, &what)
         })?;
+        // Without its end, which is one byte.
+        let line = open.chunk.get(line..open.chunk.len() - 1).unwrap_or_default();
+        self.prefixes[store].sums[table].add(self.shard.lines_key(), line);
         if open.chunk.len() >= CHUNK_BYTES {
             self.send(&mut open).await?;
         }
         self.open = Some(open);
-        self.prefixes[store].counts[table] += 1;
         Ok(())
     }
 
     async fn open_copy(&self, table: usize) -> Result<OpenCopy, DriverError> {
         let sql = format!("COPY {} FROM STDIN", self.names[table]);
         let sink = self.client.copy_in(&sql).await.map_err(|error| self.failed(table, &error))?;
-        Ok(OpenCopy { table, sink: Box::pin(sink), chunk: Vec::with_capacity(CHUNK_BYTES), sent_bytes: 0 })
+        let (chunk, until) = (Vec::with_capacity(CHUNK_BYTES), Instant::now() + COPY_TIME);
+        Ok(OpenCopy { table, sink: Box::pin(sink), chunk, sent_bytes: 0, until })
     }
 
     async fn send(&self, open: &mut OpenCopy) -> Result<(), DriverError> {

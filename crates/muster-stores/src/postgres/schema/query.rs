@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use muster_types::table::{ColumnDef, ForeignKey, TableDef, UniqueKey};
+use tokio_postgres::types::Type;
 use tokio_postgres::{Error, GenericClient, Row};
 
 use super::create::{Parts, create_sql};
@@ -396,5 +397,6 @@ pub(super) async fn version(client: &impl GenericClient, oids: &[u32]) -> Result
         part("p", "pg_inherits", "inhparent", "inhrelid"),
     ];
     let sql = format!("SELECT md5(string_agg(v, ',' ORDER BY v)) FROM ({}) parts", parts.join(" UNION ALL "));
-    Ok(client.query_one(&sql, &[&oids]).await?.get::<_, Option<String>>(0).unwrap_or_default())
+    let found = client.query_typed(&sql, &[(&oids, Type::OID_ARRAY)]).await?;
+    Ok(found.first().and_then(|row| row.get::<_, Option<String>>(0)).unwrap_or_default())
 }

@@ -13,10 +13,10 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use muster_engine::driver::{DriverError, PublishWork, StoreWork};
-use muster_types::journal::Published;
+use muster_types::journal::{Published, TableDigest};
+use muster_types::table::TableDef;
 use muster_types::{Position, SiteId, Timestamp};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Error};
 
 use super::super::effects::{self, Count, Counts};
@@ -24,7 +24,7 @@ use super::super::errors::is_out_of_time;
 use super::super::fence::{await_others_of, check_epoch, insert_records, records_of, unclaimed};
 use super::super::live::{self, KindTable, kind_tables};
 use super::super::owner::column_list;
-use super::super::publish::{begin, lock_wait, micros};
+use super::super::publish::{begin, commit, lock_wait, micros};
 use super::super::shard::{Catalog, Session, Shard};
 use super::super::stage::{ATTEMPT, StagedRows, existing_all, lost, table_name};
 use super::super::{copy, references, sequences};
@@ -100,6 +100,9 @@ impl From<DriverError> for Undone {
 
 async fn attempt(shard: &Shard, members: &[&PublishWork]) -> Result<Vec<Published>, Undone> {
     let session = shard.session().await?;
+    if shard.known().is_none() {
+        live::look_ahead(shard, &session).await;
+    }
     let works: Vec<&StoreWork> = members.iter().map(|member| &member.work).collect();
     let Some(first) = works.first() else { return Ok(Vec::new()) };
     let of = match works.len() {
@@ -108,7 +111,10 @@ async fn attempt(shard: &Shard, members: &[&PublishWork]) -> Result<Vec<Publishe
     };
     let bound = first.writer_block_milliseconds_max.map(Duration::from_millis);
     let transaction = Transaction { shard, client: &session, first, of, bound };
-    begin(&session, bound).await.map_err(|error| transaction.failed("begin", &error))?;
+    begin(&session, bound).await.map_err(|error| {
+        let standby = shard.standby_error(&format!("publish {}", transaction.of), &error);
+        standby.unwrap_or_else(|| transaction.failed("begin", &error))
+    })?;
     let since = Instant::now();
     match transaction.run(members, &works, since).await {
         Ok(published) => {
@@ -164,10 +170,19 @@ impl Transaction<'_> {
         since: Instant,
     ) -> Result<Vec<Published>, Undone> {
         let (shard, client) = (self.shard, self.client);
-        check_epoch(shard, client, self.first).await?;
         let failed = |error: Error| self.failed("read its records", &error);
-        await_others_of(client, works).await.map_err(failed)?;
-        let mut records = records_of(client, works).await.map_err(failed)?;
+        // Sent together and done in this order; of several errors the first is the cause.
+        let (epoch, others, records, faults) = tokio::join!(
+            check_epoch(shard, client, self.first),
+            await_others_of(client, works),
+            records_of(client, works),
+            unclaimed(shard, client, works),
+        );
+        epoch?;
+        others.map_err(|error| {
+            shard.busy_error(&format!("publish {}: wait for earlier attempts", self.of), &error)
+        })?;
+        let mut records = records.map_err(failed)?;
         let new: Vec<usize> = (0..works.len()).filter(|&index| records[index].is_none()).collect();
         if new.is_empty() {
             self.client
@@ -175,8 +190,7 @@ impl Transaction<'_> {
                 .await
                 .map_err(|error| self.failed("end the transaction", &error))?;
         } else {
-            let faults = unclaimed(shard, client, works).await?;
-            let faults: Vec<_> = faults.into_iter().filter(|(index, _)| new.contains(index)).collect();
+            let faults: Vec<_> = faults?.into_iter().filter(|(index, _)| new.contains(index)).collect();
             none_of(faults)?;
             let catalog = live::hold(shard, client, self.first, lock_wait(self.bound)).await?;
             let tables = kind_tables(shard, &catalog, &self.first.store.kind, &self.first.tables, None);
@@ -248,7 +262,7 @@ impl Transaction<'_> {
                 comparable = way.comparable_tenant(),
                 sites = way.site_array(here.iter().map(Member::site)),
             );
-            let found = self.client.query(&sql, &[]).await;
+            let found = self.client.query_typed(&sql, &[]).await;
             for row in found.map_err(|error| self.failed("look for live rows", &error))? {
                 let site: &str = row.get(0);
                 let Some(member) = here.iter().find(|member| member.site().as_str() == site) else {
@@ -394,46 +408,76 @@ impl Transaction<'_> {
 
     /// The live rows of each site, read back, are those expected.
     async fn check_live(&self, here: &[Member<'_>], tables: &[KindTable<'_>]) -> Result<(), Undone> {
-        let mut faults: BTreeMap<usize, DriverError> = BTreeMap::new();
-        for table in tables {
-            let Some(then) = table.then else { continue };
-            let mut found = match &table.way {
-                Some(way) => {
-                    let select = format!(
-                        "SELECT {tenant}::text, {columns} FROM {live} t{joins} WHERE {comparable} = ANY ({sites})",
-                        tenant = way.tenant(),
-                        columns = column_list("t", table.restored_columns()),
-                        live = table.now.rows_of(),
-                        joins = way.joins(""),
-                        comparable = way.comparable_tenant(),
-                        sites = way.site_array(here.iter().map(Member::site)),
-                    );
-                    let doing = format!("publish {}: read its rows back", self.of);
-                    copy::digest_by(self.shard, self.client, &doing, &then.name, &select).await?
-                }
-                // A reference table of the kind: none of its rows are a site's, and none are expected.
-                None => BTreeMap::new(),
+        let doing = format!("publish {}: read its rows back", self.of);
+        let read: Vec<(&TableDef, String)> =
+            tables.iter().filter_map(|table| Some((table.then?, Self::live_rows(here, table)?))).collect();
+        let selects = read.iter().map(|(_, select)| select.clone());
+        let mut queries = copy::Queries::send(self.shard, self.client, &doing, selects).await?;
+        let mut unlike = Vec::new();
+        for (then, select) in read {
+            let mut found = queries.next().await?.lines_by().await?;
+            let name = table_name(&self.first.run, then);
+            let as_sent = |member: &Member<'_>| {
+                let found = found.remove(member.site().as_str()).unwrap_or_default();
+                let sent = self.shard.sent.of(&member.member.work.store, member.attempt, &name);
+                found.lines() == member.expected_rows(&then.name) && sent == Some(found)
             };
+            // They are as they were sent, and so was what is expected; or digests decide.
+            if !here.iter().map(as_sent).fold(true, |all, as_sent| all & as_sent) {
+                unlike.push((then, select));
+            }
+        }
+        drop(queries);
+        let mut faults: BTreeMap<usize, DriverError> = BTreeMap::new();
+        for (then, select) in unlike {
+            let mut found = copy::digest_by(self.shard, self.client, &doing, &then.name, &select).await?;
             for member in here {
-                let wanted = member.member.expected.get(&then.name).copied().unwrap_or_else(nothing);
                 let is = found.remove(member.site().as_str()).unwrap_or_else(nothing);
-                if is != wanted {
-                    let error = self.stray(
-                        &member.member.work.store.to_string(),
-                        &format!(
-                            "table `{}` would have {} rows of the site (digest {}) instead of {} (digest {})",
-                            then.name,
-                            is.rows,
-                            is.digest.short(),
-                            wanted.rows,
-                            wanted.digest.short(),
-                        ),
-                    );
+                if let Some(error) = self.difference(member, then, is) {
+                    faults.entry(member.index).or_insert(error);
+                }
+            }
+        }
+        // Of a table that is no site's, none may be expected.
+        for table in tables.iter().filter(|table| table.way.is_none()) {
+            let Some(then) = table.then else { continue };
+            for member in here {
+                if let Some(error) = self.difference(member, then, nothing()) {
                     faults.entry(member.index).or_insert(error);
                 }
             }
         }
         none_of(faults.into_iter().collect())
+    }
+
+    /// The query of the stores' live rows of a table, with their sites.
+    fn live_rows(here: &[Member<'_>], table: &KindTable<'_>) -> Option<String> {
+        let way = table.way.as_ref()?;
+        Some(format!(
+            "SELECT {tenant}::text, {columns} FROM {live} t{joins} WHERE {comparable} = ANY ({sites})",
+            tenant = way.tenant(),
+            columns = column_list("t", table.restored_columns()),
+            live = table.now.rows_of(),
+            joins = way.joins(""),
+            comparable = way.comparable_tenant(),
+            sites = way.site_array(here.iter().map(Member::site)),
+        ))
+    }
+
+    /// The error for live rows that are not those expected.
+    fn difference(&self, member: &Member<'_>, then: &TableDef, is: TableDigest) -> Option<DriverError> {
+        let wanted = member.member.expected.get(&then.name).copied().unwrap_or_else(nothing);
+        let what = || {
+            format!(
+                "table `{}` would have {} rows of the site (digest {}) instead of {} (digest {})",
+                then.name,
+                is.rows,
+                is.digest.short(),
+                wanted.rows,
+                wanted.digest.short(),
+            )
+        };
+        (is != wanted).then(|| self.stray(&member.member.work.store.to_string(), &what()))
     }
 
     /// The transaction as a whole changed what the stores together were to change.
@@ -444,12 +488,9 @@ impl Transaction<'_> {
         before: &Counts,
     ) -> Result<(), DriverError> {
         let failed = |error: Error| self.failed("count what changed", &error);
-        let counting = self.client.query_one("SELECT current_setting('track_counts')::boolean", &[]).await;
-        if !counting.map_err(failed)?.get::<_, bool>(0) {
-            // The rows read back and the change log have to do.
+        let Some(after) = effects::counted(self.client, catalog).await.map_err(failed)? else {
             return Ok(());
-        }
-        let after = effects::counts(self.client, catalog).await.map_err(failed)?;
+        };
         let mut wanted = Counts::new();
         let expected = here.iter().flat_map(|member| &member.member.expected);
         for (table, digest) in expected.filter(|(_, digest)| digest.rows > 0) {
@@ -469,14 +510,8 @@ impl Transaction<'_> {
         since: Instant,
     ) -> Result<(), DriverError> {
         let doing = format!("commit the publish of {}", self.of);
-        if let Err(error) = self.client.batch_execute("COMMIT").await {
-            return Err(self.shard.commit_error(&doing, &error));
-        }
+        let end = commit(self.client).await.map_err(|error| self.shard.commit_error(&doing, &error))?;
         let blocked_micros = micros(since.elapsed());
-        // Behind the commit, whatever else was written since; the records are read the same way.
-        let end = self.client.query_one("SELECT pg_current_wal_insert_lsn()", &[]).await;
-        let end = end.map_err(|error| self.shard.commit_error(&doing, &error))?;
-        let end = Position(end.get::<_, PgLsn>(0).into());
         for &index in new {
             let Some(published) = &mut records[index] else { continue };
             published.blocked_micros = blocked_micros;

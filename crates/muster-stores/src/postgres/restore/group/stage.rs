@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use muster_engine::driver::{DriverError, GroupRows, StoreWork};
 use muster_rows::RowsDigest;
+use muster_types::RunId;
 use muster_types::journal::TableDigest;
+use muster_types::table::CapturedTable;
 use tokio::sync::mpsc;
 use tokio_postgres::Client;
 
@@ -41,7 +43,7 @@ async fn load(
     let session = shard.session().await?;
     let mut load = Load::begin(shard, &session, works).await?;
     let mut withdrawn = vec![false; works.len()];
-    while let Some(delivered) = rows.recv().await {
+    while let Some(delivered) = load.next(rows).await? {
         match delivered {
             GroupRows::Batch { store, batch } => {
                 for row in &batch.rows {
@@ -76,17 +78,13 @@ pub(in super::super) async fn digest_staged(shard: &Shard, works: &[StoreWork]) 
 
 async fn read_back(shard: &Shard, client: &Client, works: &[StoreWork]) -> Result<Digests, DriverError> {
     let staged = existing_all(shard, client, works.iter()).await?;
-    let attempts: Vec<i64> = staged.iter().flatten().map(|staged| staged.attempt).collect();
     let mut digests: Digests =
         staged.iter().map(|staged| staged.as_ref().map(|_| BTreeMap::new()).map_err(Clone::clone)).collect();
-    let (Some(first), false) = (works.first(), attempts.is_empty()) else { return Ok(digests) };
     let doing = format!("read back what is staged of {}", described(works));
-    for table in first.tables.iter() {
+    let mut queries = copy::Queries::send(shard, client, &doing, selects(works, &staged)).await?;
+    for table in tables(works, &staged) {
         let def = &table.def;
-        let columns = column_list("s", def.stored_columns().map(|column| column.name.as_str()));
-        let name = table_name(&first.run, def);
-        let select = format!("SELECT s.{ATTEMPT}, {columns} FROM {name} s WHERE {}", of_attempts(&attempts));
-        let mut found = copy::digest_by(shard, client, &doing, &def.name, &select).await?;
+        let mut found = queries.next().await?.digest_by(&def.name).await?;
         for ((work, staged), digests) in works.iter().zip(&staged).zip(&mut digests) {
             let (Ok(staged), Ok(of_store)) = (staged, &mut *digests) else { continue };
             let digest = found.remove(&staged.attempt.to_string()).unwrap_or_else(nothing);
@@ -99,6 +97,66 @@ async fn read_back(shard: &Shard, client: &Client, works: &[StoreWork]) -> Resul
         }
     }
     Ok(digests)
+}
+
+/// Whether what is staged of each are the very rows that this process has sent; none where the stores do not fit together.
+pub(in super::super) async fn is_as_sent(
+    shard: &Shard,
+    works: &[StoreWork],
+) -> Option<Vec<Result<bool, DriverError>>> {
+    if !fit_together(works.iter()) {
+        return None;
+    }
+    let read = async {
+        let session = shard.session().await?;
+        let found = compare_lines(shard, &session, works).await?;
+        session.keep();
+        Ok(found)
+    };
+    Some(read.await.unwrap_or_else(|error: DriverError| all(works.len(), &error)))
+}
+
+async fn compare_lines(
+    shard: &Shard,
+    client: &Client,
+    works: &[StoreWork],
+) -> Result<Vec<Result<bool, DriverError>>, DriverError> {
+    let staged = existing_all(shard, client, works.iter()).await?;
+    let mut same: Vec<Result<bool, DriverError>> =
+        staged.iter().map(|staged| staged.as_ref().map(|_| true).map_err(Clone::clone)).collect();
+    let doing = format!("read back what is staged of {}", described(works));
+    let mut queries = copy::Queries::send(shard, client, &doing, selects(works, &staged)).await?;
+    for table in tables(works, &staged) {
+        let mut found = queries.next().await?.lines_by().await?;
+        for ((work, staged), same) in works.iter().zip(&staged).zip(&mut same) {
+            let (Ok(staged), Ok(same)) = (staged, same) else { continue };
+            let found = found.remove(&staged.attempt.to_string()).unwrap_or_default();
+            let name = table_name(&work.run, &table.def);
+            *same &= shard.sent.of(&work.store, staged.attempt, &name) == Some(found);
+        }
+    }
+    Ok(same)
+}
+
+/// The tables to read, if anything is staged; those of one store are those of all.
+fn tables<'w>(
+    works: &'w [StoreWork],
+    staged: &[Result<Staged, DriverError>],
+) -> impl Iterator<Item = &'w CapturedTable> + use<'w> {
+    let some = works.first().filter(|_| staged.iter().any(Result::is_ok));
+    some.into_iter().flat_map(|first| first.tables.iter())
+}
+
+/// The queries of the staged rows by table, with their attempts.
+fn selects(works: &[StoreWork], staged: &[Result<Staged, DriverError>]) -> Vec<String> {
+    let attempts: Vec<i64> = staged.iter().flatten().map(|staged| staged.attempt).collect();
+    let run = works.first().map(|first| &first.run);
+    let select = |(table, run): (&CapturedTable, &RunId)| {
+        let columns = column_list("s", table.def.stored_columns().map(|column| column.name.as_str()));
+        let name = table_name(run, &table.def);
+        format!("SELECT s.{ATTEMPT}, {columns} FROM {name} s WHERE {}", of_attempts(&attempts))
+    };
+    tables(works, staged).filter_map(|table| Some((table, run?))).map(select).collect()
 }
 
 fn too_few(shard: &Shard, work: &StoreWork, table: &str, staged: &Staged, rows: u64) -> Option<DriverError> {
