@@ -76,6 +76,11 @@ pub enum CaptureEvent {
         /// The pause.
         retry_seconds: f64,
     },
+    /// Another capture follows the shard: this one stands by.
+    StandsBy {
+        /// Who has it.
+        failure: CaptureFailure,
+    },
     /// Capture of the shard ended with an error.
     Stopped {
         /// What happened.

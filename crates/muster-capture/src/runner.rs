@@ -36,6 +36,11 @@ pub struct CaptureOptions {
     pub watermark_interval: Duration,
     /// Shards in a cycle at once.
     pub shards_at_once: usize,
+    /// A shard that another capture follows is not given up, but taken over once its log has not grown for so long.
+    /// Longer than [`Self::watermark_interval`].
+    pub stand_by: Option<Duration>,
+    /// Each change of this number asks for a snapshot of every shard.
+    pub snapshots_wanted: Option<watch::Receiver<u64>>,
     /// Is told what happens.
     pub events: Events,
 }
@@ -50,6 +55,8 @@ impl CaptureOptions {
             poll_interval: Duration::from_millis(topology.capture.poll_interval_milliseconds),
             watermark_interval: Duration::from_secs(topology.capture.watermark_interval_seconds),
             shards_at_once: SHARDS_AT_ONCE,
+            stand_by: None,
+            snapshots_wanted: None,
             events: Arc::new(|_| ()),
         }
     }
@@ -138,10 +145,17 @@ async fn follow_shard(
     mut stopped: watch::Receiver<bool>,
 ) -> ShardOutcome {
     let mut snapshot = options.snapshot;
+    let mut wanted = options.snapshots_wanted.clone();
     let mut failures = 0_u32;
     loop {
         let last = *stopped.borrow_and_update();
         let watermark = last || capture.idle().is_none_or(|idle| idle >= options.watermark_interval);
+        if let Some(wanted) = &mut wanted
+            && wanted.has_changed().unwrap_or(false)
+        {
+            wanted.mark_unchanged();
+            snapshot = true;
+        }
         let permit = permits.acquire().await;
         let result = capture.cycle(snapshot, watermark).await;
         drop(permit);
@@ -151,6 +165,11 @@ async fn follow_shard(
                 (snapshot, failures) = (false, 0);
                 // Somebody may begin to capture it again.
                 if recorded.released { options.poll_interval.max(RETRY_MAX) } else { options.poll_interval }
+            }
+            Err(failure @ CaptureFailure::Lost { .. }) if !last && options.stand_by.is_some() => {
+                (options.events)(CaptureEvent::StandsBy { failure: failure.clone() });
+                stand_by(capture, options.stand_by.unwrap_or_default(), &mut stopped).await;
+                continue;
             }
             Err(failure) => {
                 if last || matches!(failure, CaptureFailure::Lost { .. }) {
@@ -171,6 +190,19 @@ async fn follow_shard(
             () = tokio::time::sleep(pause) => {}
             _ = stopped.wait_for(|stop| *stop) => {}
         }
+    }
+}
+
+/// Waits until the log that another capture writes has not grown for `pause`, or the runner is told to stop.
+async fn stand_by(capture: &mut ShardCapture, pause: Duration, stopped: &mut watch::Receiver<bool>) {
+    let mut known = capture.log_end().await;
+    while tokio::time::timeout(pause, stopped.wait_for(|stop| *stop)).await.is_err() {
+        let now = capture.log_end().await;
+        // What cannot be read says nothing.
+        if now.is_some() && now == known {
+            return;
+        }
+        known = now.or(known);
     }
 }
 

@@ -60,6 +60,8 @@ pub struct ShardCapture {
     spool: Option<PathBuf>,
     events: Events,
     last_appended: Option<Instant>,
+    /// Where the log ended when it was looked for.
+    log_end: Option<(Incarnation, u64)>,
     /// That it is released was told, and whether it was gone then.
     told_released: Option<bool>,
 }
@@ -91,6 +93,7 @@ impl ShardCapture {
             spool,
             events,
             last_appended: None,
+            log_end: None,
             told_released: None,
         }
     }
@@ -160,6 +163,16 @@ impl ShardCapture {
             };
         }
         Ok(recorded)
+    }
+
+    /// Where the repository's log of the shard ends: incarnation and number of its last segment; none if it cannot be read.
+    pub(crate) async fn log_end(&mut self) -> Option<(Incarnation, u64)> {
+        let incarnation = self.repository.incarnations(&self.shard).await.ok()?.pop()?.incarnation;
+        let known =
+            self.log_end.take().filter(|(known, _)| *known == incarnation).map_or(1, |(_, last)| last);
+        let chain = Chain::open_from(&self.repository, &self.shard, &incarnation, known).await.ok()?;
+        self.log_end = Some((incarnation, chain.head().map_or(0, |head| head.sequence)));
+        self.log_end.clone()
     }
 
     /// The last recovery point of a shard that was released, and is not captured again since.

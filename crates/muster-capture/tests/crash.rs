@@ -237,6 +237,8 @@ async fn following_ends_with_a_watermark_and_a_failed_shard_costs_no_other() {
         poll_interval: Duration::from_millis(1),
         watermark_interval: Duration::from_secs(3_600),
         shards_at_once: 1,
+        stand_by: None,
+        snapshots_wanted: None,
         events: world.listener(),
     };
     let sources = vec![(ShardName::new("absent").unwrap(), absent), (world.shard.clone(), world.factory())];

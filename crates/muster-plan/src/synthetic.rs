@@ -122,6 +122,8 @@ pub fn topology(fleet: Fleet) -> Result<Topology, IdError> {
             columns: DirectoryColumns::default(),
         },
         ids: BTreeMap::new(),
+        serve: Default::default(),
+        jobs: BTreeMap::new(),
         licences: Some(Licences {
             kind: "licence".parse()?,
             table: "licences".to_owned(),

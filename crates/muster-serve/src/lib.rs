@@ -4,20 +4,24 @@
 //! - [`agenda`]: what a server does next about a job, from the last record of the job's chain.
 //! - [`liveness`]: which servers show signs of life.
 //! - [`runner`]: runs what is due.
+//! - [`metrics`], [`http`]: what can be asked.
 //!
 //! # Invariants
 //! Any number of servers may share a repository: they agree through the chain's create-if-absent slots alone. What is decided is
-//! a pure function of clock, records and signs of life; only the runner has effects.
+//! a pure function of clock, records and signs of life; only the runner and the pages have effects.
 //!
 //! # Not here
-//! The work of a job, pages and metrics.
+//! The work of a job.
 
 pub mod agenda;
+pub mod http;
 pub mod liveness;
+pub mod metrics;
 pub mod runner;
 pub mod schedule;
 
 pub use agenda::{Job, Next, follows, next};
 pub use liveness::Liveness;
+pub use metrics::Metrics;
 pub use runner::{JobEvent, JobEvents, JobRunner, Work};
 pub use schedule::{Schedule, ScheduleError};

@@ -32,6 +32,11 @@ const RETRY_PAUSE: Duration = Duration::from_secs(5);
 pub trait Work: Send + Sync {
     /// Does it for one occurrence; what it says of itself, or why it failed. It is dropped when the server stops.
     async fn run(&self, occurrence: Timestamp) -> Result<String, String>;
+
+    /// Whether this server can do it now; if not, it leaves the job to others.
+    fn is_able(&self) -> bool {
+        true
+    }
 }
 
 /// Something that happened to a job.
@@ -166,6 +171,9 @@ impl JobRunner {
         work: &dyn Work,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<Duration, RepoError> {
+        if !work.is_able() {
+            return Ok((self.lease / 4).min(SLEEP_MAX));
+        }
         chain.refresh().await?;
         let alive = self.is_holder_alive(chain.last()).await?;
         let now = (self.now)();

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use muster_types::Kind;
-use muster_types::topology::{DriverConfig, KindMode, Migration, Topology};
+use muster_types::topology::{DriverConfig, JobConfig, JobWhat, KindMode, Migration, ServeConfig, Topology};
 use proptest::prelude::*;
 
 const GOOD: &str = r#"fleet = "example"
@@ -230,7 +230,7 @@ fn unknown_keys_are_named_and_several_errors_told_at_once() {
         text,
         "\
 t.toml:2: unknown key `owner` in the topology
-    the keys here are `capture`, `directory`, `fleet`, `ids`, `kinds`, `licences`, `limits`, `repository`, `shards`, `tables`, `tiers`
+    the keys here are `capture`, `directory`, `fleet`, `ids`, `jobs`, `kinds`, `licences`, `limits`, `repository`, `serve`, `shards`, `tables`, `tiers`
 t.toml:12: `rto_seconds` in [tiers.standard] is 0
     write a whole number above zero, or leave it out where it has a default
 t.toml:18: unknown key `regoin` in [shards.a]
@@ -539,6 +539,42 @@ t.toml:10: [ids.site] has no kinds
     add `kinds = [...]`, such as \"app:*\": rows of other kinds are not of this type
 t.toml:10: the ids of sites are declared twice
     remove the section: a site's id is that of its row in the [directory]"
+    );
+}
+
+#[test]
+fn jobs_say_what_they_do_and_when() {
+    let with = |text: &str| format!("{text}\n\n[tiers.standard]");
+    let good = "[serve]\nlisten = \"127.0.0.1:9320\"\n\n[jobs.nightly]\nwhat = \"drill\"\nfile = \"d.toml\"\n\
+                cron = \"30 2 * * *\"\nzone = \"Europe/Berlin\"\njitter_seconds = 600\n\n\
+                [jobs.check]\nwhat = \"check\"\ncron = \"0 * * * *\"\nshare_percent = 4";
+    let topology = parse(&GOOD.replace("[tiers.standard]", &with(good))).unwrap();
+    assert_eq!(topology.serve, ServeConfig { listen: "127.0.0.1:9320".parse().ok(), lease_seconds: 30 });
+    let nightly = JobConfig {
+        what: JobWhat::Drill { file: "/base/d.toml".into() },
+        cron: "30 2 * * *".into(),
+        zone: "Europe/Berlin".into(),
+        jitter_seconds: 600,
+    };
+    assert_eq!(topology.jobs["nightly"], nightly);
+    assert_eq!(
+        (topology.jobs["check"].what.clone(), topology.jobs["check"].zone.as_str()),
+        (JobWhat::Check { share_percent: 4 }, "UTC")
+    );
+    let bad = "[serve]\nlisten = \"here\"\n\n[jobs.\"a b\"]\nwhat = \"sleep\"\ncron = \"* * * * *\"\n\n[jobs.drill]\nwhat = \"drill\"";
+    assert_eq!(
+        wrong(&[("[tiers.standard]", &with(bad))]),
+        "\
+t.toml:11: `here` in [serve] is no address to listen on
+    write ADDRESS:PORT, such as \"127.0.0.1:9320\"
+t.toml:13: `a b` is no name of a job
+    use 1 to 64 letters, digits, `-` and `_`: it becomes part of object keys
+t.toml:14: `sleep` is nothing that a job does
+    write `snapshot`, `compact`, `prune`, `check` or `drill`
+t.toml:17: [jobs.drill] has no `cron`
+    add `cron = \"MINUTE HOUR DAY MONTH WEEKDAY\"`, e.g. \"30 2 * * *\"
+t.toml:17: [jobs.drill] has no `file`
+    add `file = \"...\"`, the drill file"
     );
 }
 

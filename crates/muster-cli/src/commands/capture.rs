@@ -212,6 +212,7 @@ pub(crate) fn say(event: &CaptureEvent) {
         CaptureEvent::Failed { failure, retry_seconds } => {
             print::talk(format!("error: {failure}; trying again in {}", print::seconds(*retry_seconds)));
         }
+        CaptureEvent::StandsBy { failure } => print::talk(format!("{failure}; this one stands by")),
         CaptureEvent::Stopped { failure } => {
             print::talk(format!("error: {failure}; capture of this shard ends"));
         }

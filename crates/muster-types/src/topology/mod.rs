@@ -27,12 +27,14 @@ mod migration;
 mod order;
 mod parse;
 mod raw;
+mod serve;
 mod tenancy;
 
 pub use error::{TopologyError, TopologyErrors};
 pub use family::{Family, SiteFiles};
 pub use id_type::{IdType, SITE_ID_TYPE};
 pub use migration::{Migration, STAGED};
+pub use serve::{JobConfig, JobWhat, ServeConfig};
 pub use tenancy::{DatabaseTable, Declared, Named, PLACEHOLDER, SiteTable, TablePattern};
 
 use std::collections::BTreeMap;
@@ -62,6 +64,10 @@ pub struct Topology {
     pub directory: Directory,
     /// Where a site's licensed products and apps stand, if anywhere.
     pub licences: Option<Licences>,
+    /// The long-running service.
+    pub serve: ServeConfig,
+    /// Its scheduled jobs, by name.
+    pub jobs: BTreeMap<String, JobConfig>,
     /// Types of ids other than sites', by the word before the colon.
     pub ids: BTreeMap<String, IdType>,
     /// By name.

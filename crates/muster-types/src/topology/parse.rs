@@ -15,6 +15,7 @@ use super::family::{self, Family, SiteFiles};
 use super::id_type::{self, IdTypeEntry};
 use super::order;
 use super::raw::{At, Findings, Section};
+use super::serve::{self, JobConfig, ServeConfig};
 use super::{
     CaptureConfig, DatabaseTable, Directory, DirectoryColumns, Licences, RepositoryConfig, RunLimits,
     SiteTable, Source, TableConfig, Tier, Topology,
@@ -133,6 +134,8 @@ struct Draft {
     directory: At<Directory>,
     licences: Option<At<Licences>>,
     ids: Vec<IdTypeEntry>,
+    serve: ServeConfig,
+    jobs: BTreeMap<String, JobConfig>,
     tiers: BTreeMap<String, Tier>,
     kinds: Vec<KindEntry>,
     shards: Vec<ShardEntry>,
@@ -163,6 +166,8 @@ impl Draft {
         let directory = directory(findings, &mut root);
         let licences = licences(findings, &mut root);
         let ids = id_type::read(findings, &mut root);
+        let serve = serve::serve(findings, &mut root);
+        let jobs = serve::jobs(findings, &mut root, base_dir);
         let tiers = tiers(findings, &mut root);
         let kinds = declare::kinds(findings, &mut root);
         let ShardEntries { shards, families, single } = declare::shards(findings, &mut root, base_dir, files);
@@ -177,6 +182,8 @@ impl Draft {
             directory: directory?,
             licences,
             ids,
+            serve,
+            jobs,
             tiers,
             kinds,
             shards,
@@ -236,6 +243,8 @@ impl Draft {
             directory: self.directory.value,
             licences: self.licences.map(|licences| licences.value),
             ids,
+            serve: self.serve,
+            jobs: self.jobs,
             tiers: self.tiers,
             kinds,
             shards,

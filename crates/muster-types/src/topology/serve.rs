@@ -1,0 +1,135 @@
+//! What the long-running service does: where it can be asked, and its scheduled jobs.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use super::raw::{At, Findings, Section};
+
+/// A server that leaves no sign of life for so long is taken for dead: several times what a slow object store takes to
+/// write one.
+const LEASE_SECONDS: u64 = 30;
+
+/// The service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServeConfig {
+    /// Where health and metrics can be asked; nowhere if absent.
+    pub listen: Option<SocketAddr>,
+    /// A server that leaves no sign of life for so long is taken for dead.
+    pub lease_seconds: u64,
+}
+
+impl Default for ServeConfig {
+    fn default() -> Self {
+        Self { listen: None, lease_seconds: LEASE_SECONDS }
+    }
+}
+
+/// A scheduled job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobConfig {
+    /// What it does.
+    pub what: JobWhat,
+    /// Cron expression, read by who runs it.
+    pub cron: String,
+    /// Time zone of the IANA database.
+    pub zone: String,
+    /// Each occurrence starts up to so much later.
+    pub jitter_seconds: u64,
+}
+
+/// What a job does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobWhat {
+    /// A snapshot of each shard that the server captures.
+    Snapshot,
+    /// Lay the change logs out anew.
+    Compact,
+    /// Remove what nothing needs.
+    Prune,
+    /// Hold objects against their digests: this share of all, in percent.
+    Check {
+        /// Of all objects, in percent.
+        share_percent: u64,
+    },
+    /// A rehearsal.
+    Drill {
+        /// The drill file.
+        file: PathBuf,
+    },
+}
+
+const WHATS: &str = "`snapshot`, `compact`, `prune`, `check` or `drill`";
+
+/// Reads `[serve]`.
+pub(super) fn serve(findings: &mut Findings<'_>, root: &mut Section<'_>) -> ServeConfig {
+    let Some(mut section) = root.section(findings, "serve") else { return ServeConfig::default() };
+    let listen = section.text(findings, "listen").and_then(|At { value, at }| {
+        let parsed = value.parse();
+        if parsed.is_err() {
+            let what = format!("`{value}` in [serve] is no address to listen on");
+            findings.add(at, what, "write ADDRESS:PORT, such as \"127.0.0.1:9320\"");
+        }
+        parsed.ok()
+    });
+    let lease_seconds = section.positive_or(findings, "lease_seconds", LEASE_SECONDS);
+    section.close(findings);
+    ServeConfig { listen, lease_seconds }
+}
+
+/// Reads `[jobs]`.
+pub(super) fn jobs(
+    findings: &mut Findings<'_>,
+    root: &mut Section<'_>,
+    base_dir: &Path,
+) -> BTreeMap<String, JobConfig> {
+    let mut jobs = BTreeMap::new();
+    for At { value: (name, section), at } in root.sections(findings, "jobs") {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
+            let hint = "use 1 to 64 letters, digits, `-` and `_`: it becomes part of object keys";
+            findings.add(at, format!("`{name}` is no name of a job"), hint);
+        }
+        if let Some(config) = job(findings, section, base_dir) {
+            jobs.insert(name, config);
+        }
+    }
+    jobs
+}
+
+fn job(findings: &mut Findings<'_>, mut section: Section<'_>, base_dir: &Path) -> Option<JobConfig> {
+    let what_hint = format!("add `what = \"...\"`: {WHATS}");
+    let what = section.required_text(findings, "what", &what_hint);
+    let cron_hint = "add `cron = \"MINUTE HOUR DAY MONTH WEEKDAY\"`, e.g. \"30 2 * * *\"";
+    let cron = section.required_text(findings, "cron", cron_hint);
+    let zone = section.text(findings, "zone").map_or_else(|| "UTC".to_owned(), |zone| zone.value);
+    let jitter_seconds = section.positive(findings, "jitter_seconds").map_or(0, |jitter| jitter.value);
+    let what = what.and_then(|what| job_what(findings, &what, &mut section, base_dir));
+    section.close(findings);
+    Some(JobConfig { what: what?, cron: cron?.value, zone, jitter_seconds })
+}
+
+fn job_what(
+    findings: &mut Findings<'_>,
+    what: &At<String>,
+    section: &mut Section<'_>,
+    base_dir: &Path,
+) -> Option<JobWhat> {
+    match what.value.as_str() {
+        "snapshot" => Some(JobWhat::Snapshot),
+        "compact" => Some(JobWhat::Compact),
+        "prune" => Some(JobWhat::Prune),
+        "check" => {
+            let share_percent = section.positive_or(findings, "share_percent", 100);
+            Some(JobWhat::Check { share_percent: share_percent.min(100) })
+        }
+        "drill" => {
+            let file = section.required_text(findings, "file", "add `file = \"...\"`, the drill file")?;
+            Some(JobWhat::Drill { file: base_dir.join(file.value) })
+        }
+        other => {
+            findings.add(what.at, format!("`{other}` is nothing that a job does"), format!("write {WHATS}"));
+            None
+        }
+    }
+}
