@@ -6,6 +6,7 @@
 //! - [`stores`], [`recovery`], [`inputs`]: which stores a site had at a target, the recovery points, what to read.
 //! - [`graph`], [`groups`], [`estimate`], [`mod@forecast`]: steps, which may run together, what they take, how long they
 //!   last.
+//! - [`provision`]: what an empty shard is given before stores of another one come into it.
 //! - [`mod@detect`], [`mod@history`]: what was lost and when; what happened to a site.
 //! - [`mod@diff`]: what differs between two plans.
 //! - [`synthetic`]: a made-up fleet for benchmarks and tests.
@@ -28,6 +29,7 @@ pub mod inputs;
 pub mod order;
 pub mod planner;
 pub mod points;
+pub mod provision;
 pub mod recovery;
 pub mod schema;
 pub mod stores;
@@ -39,5 +41,5 @@ pub use diff::{PlanChange, diff};
 pub use forecast::{Forecast, SiteForecast, forecast};
 pub use history::{Activity, history};
 pub use inputs::{InputError, StoreInputs, store_inputs};
-pub use planner::{PlanError, PlanInput, StoreToProbe, plan, select_stores};
+pub use planner::{PlanError, PlanInput, StoreToProbe, plan, plan_placed, select_placed, select_stores};
 pub use recovery::{NoRecoveryPoint, RecoveryPoint, Target, recovery_point};

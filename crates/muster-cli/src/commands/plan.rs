@@ -8,11 +8,12 @@ use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use muster_engine::driver::StoreProbe;
 use muster_plan::planner::{self, PlanInput, StoreToProbe};
+use muster_plan::provision;
 use muster_types::catalog::Catalog;
 use muster_types::format::{self, FORMAT};
 use muster_types::incident::{Incident, IncidentSite};
-use muster_types::plan::{LiveStore, Plan, Severity};
-use muster_types::request::{PlanRequest, ProofLevel};
+use muster_types::plan::{LiveStore, Plan, Severity, ShardSurvey};
+use muster_types::request::{Placement, PlanRequest, ProofLevel};
 use muster_types::{ShardName, SiteId, StoreId, Timestamp};
 
 use crate::commands::plan_view;
@@ -48,6 +49,16 @@ pub(crate) struct PlanArgs {
     /// Accept the loss that a gap in a shard's log means, as its note names it.
     #[arg(long, value_name = "GAP")]
     accept_gap: Vec<String>,
+    /// Plan what would go into the shard OLD into the shard NEW, of the same driver; OLD may be gone. An empty NEW is first
+    /// given the definitions and reference rows that OLD had.
+    #[arg(long, value_name = "OLD=NEW", value_parser = to_shard)]
+    to_shard: Vec<(ShardName, ShardName)>,
+    /// Plan only what this shard held; the sites' other stores are left as they are.
+    #[arg(long, value_name = "SHARD")]
+    only_shard: Vec<ShardName>,
+    /// Let a shard of another region than the site's hold it.
+    #[arg(long)]
+    allow_region: bool,
     /// Print the plan as JSON.
     #[arg(long)]
     json: bool,
@@ -74,6 +85,7 @@ pub(crate) async fn run(topology: &Path, args: PlanArgs) -> Result<ExitCode> {
         overwrite: args.overwrite.iter().cloned().collect(),
         accept_block: args.accept_block.iter().cloned().collect(),
         accept_gap: args.accept_gap.iter().cloned().collect(),
+        placement: placement(&context, &args)?,
     };
     let plan = make(&context, &request).await?;
     write(&plan, &args.out)?;
@@ -96,21 +108,70 @@ pub(crate) async fn run(topology: &Path, args: PlanArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// `OLD=NEW`.
+fn to_shard(text: &str) -> Result<(ShardName, ShardName), String> {
+    let (old, new) = text.split_once('=').ok_or("write it as OLD=NEW")?;
+    let name = |text: &str| text.parse::<ShardName>().map_err(|error| error.to_string());
+    Ok((name(old)?, name(new)?))
+}
+
+fn placement(context: &Context, args: &PlanArgs) -> Result<Placement> {
+    let shards = &context.topology.shards;
+    let mut placement = Placement {
+        allow_region: args.allow_region,
+        only_shards: args.only_shard.iter().cloned().collect(),
+        ..Placement::default()
+    };
+    for (old, new) in &args.to_shard {
+        if !shards.contains_key(new) {
+            return Err(exit::input(format!(
+                "--to-shard {old}={new}: the topology declares no shard `{new}`; declare it with the driver, region and kinds \
+                 that `{old}` had"
+            )));
+        }
+        if let Some(other) = placement.to_shard.insert(old.clone(), new.clone()).filter(|other| other != new)
+        {
+            return Err(exit::input(format!(
+                "--to-shard sends `{old}` to `{other}` and to `{new}`; name one of them"
+            )));
+        }
+    }
+    Ok(placement)
+}
+
 /// Reads the catalog, asks the drivers, plans.
 pub(crate) async fn make(context: &Context, request: &PlanRequest) -> Result<Plan> {
     let sites = &request.incident.sites;
     let mut catalog = context.catalog_of(sites.iter().map(|site| site.site.clone())).await?;
     muster_inspect::read_facts(&context.repository, &context.topology, &mut catalog, sites).await?;
-    let probes = planner::select_stores(&context.topology, &catalog, sites)?;
+    let probes = planner::select_placed(&context.topology, &catalog, sites, &request.placement)?;
+    let surveys = survey(context, &catalog, &probes, &request.placement).await?;
+    let empty = |shard: &ShardName| surveys.get(shard).is_some_and(|survey| survey.tables.is_empty());
+    let probes: Vec<_> = probes.into_iter().filter(|store| !empty(&store.shard)).collect();
     let live = probe(context, &probes).await?;
     let now = context::now();
-    Ok(planner::plan(PlanInput {
-        topology: &context.topology,
-        catalog: &catalog,
-        request,
-        live: &live,
-        now,
-    })?)
+    let topology = &context.topology;
+    let input = PlanInput { topology, catalog: &catalog, request, live: &live, now };
+    Ok(planner::plan_placed(input, &surveys)?)
+}
+
+/// What the shards hold that stores are sent to.
+async fn survey(
+    context: &Context,
+    catalog: &Catalog,
+    stores: &[StoreToProbe],
+    placement: &Placement,
+) -> Result<BTreeMap<ShardName, ShardSurvey>> {
+    let targets: BTreeSet<&ShardName> = placement.to_shard.values().collect();
+    let drivers = context.drivers();
+    let mut surveys = BTreeMap::new();
+    for shard in targets {
+        let Some(driver) = drivers.get(shard) else { continue };
+        let wanted = provision::definitions_for(catalog, stores, shard);
+        let answer = driver.survey(&wanted).await;
+        surveys.insert(shard.clone(), answer.with_context(|| format!("failed to look at shard {shard}"))?);
+    }
+    Ok(surveys)
 }
 
 /// Asks every shard's driver for the live state of the stores that go there.

@@ -23,6 +23,7 @@ mod job;
 mod neighbours;
 mod pace;
 mod preflight;
+mod provision;
 mod rows;
 mod stage;
 mod start;

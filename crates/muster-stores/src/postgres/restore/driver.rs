@@ -5,18 +5,19 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use muster_engine::driver::{
-    ClaimRefusal, DriverError, GroupRows, LoggedChange, PublishRecord, PublishWork, RowBatch, StoreDriver,
-    StoreProbe, StoreWork, one_by_one,
+    ClaimRefusal, DriverError, GroupRows, LoggedChange, ProvisionWork, PublishRecord, PublishWork,
+    ReferenceRows, RowBatch, StoreDriver, StoreProbe, StoreWork, one_by_one,
 };
 use muster_types::journal::{Migrated, NeighbourDigest, Published, TableDigest};
-use muster_types::plan::LiveStore;
+use muster_types::plan::{LiveStore, ShardSurvey};
+use muster_types::table::CapturedTable;
 use muster_types::topology::Declared;
 use muster_types::{Epoch, Position, RunId, ShardName, StoreId};
 use tokio::sync::mpsc;
 
 use super::fitness::{self, Fitness};
 use super::shard::Shard;
-use super::{fence, group, look, migrate, probe, proof, publish, stage};
+use super::{fence, group, look, migrate, probe, proof, provision, publish, stage};
 
 /// The restore side of one database.
 #[derive(Clone)]
@@ -44,6 +45,18 @@ impl PostgresDriver {
 impl StoreDriver for PostgresDriver {
     async fn probe(&self, stores: &[StoreProbe]) -> Result<Vec<LiveStore>, DriverError> {
         probe::probe(&self.shard, stores).await
+    }
+
+    async fn survey(&self, wanted: &[CapturedTable]) -> Result<ShardSurvey, DriverError> {
+        provision::survey(&self.shard, wanted).await
+    }
+
+    async fn provision(
+        &self,
+        work: &ProvisionWork,
+        rows: mpsc::Receiver<ReferenceRows>,
+    ) -> Result<(), DriverError> {
+        provision::provision(&self.shard, work, rows).await
     }
 
     async fn live_rows(&self, store: &StoreProbe, rows: mpsc::Sender<RowBatch>) -> Result<(), DriverError> {
