@@ -8,6 +8,7 @@
 //!   last.
 //! - [`provision`]: what an empty shard is given before stores of another one come into it.
 //! - [`mod@detect`], [`mod@history`]: what was lost and when; what happened to a site.
+//! - [`drill`]: which sites a drill restores, and to which moment.
 //! - [`mod@diff`]: what differs between two plans.
 //! - [`synthetic`]: a made-up fleet for benchmarks and tests.
 //! - [`index`], [`schema`], [`order`]: lookups over a catalog, its tables by kind and site; parents before children.
@@ -19,6 +20,7 @@
 pub mod check;
 pub mod detect;
 pub mod diff;
+pub mod drill;
 pub mod estimate;
 pub mod forecast;
 pub mod graph;

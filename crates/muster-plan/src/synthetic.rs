@@ -132,6 +132,7 @@ pub fn topology(fleet: Fleet) -> Result<Topology, IdError> {
         ]),
         kinds,
         shards: shards.collect::<Result<_, IdError>>()?,
+        sandboxes: BTreeMap::new(),
         tables,
         site_tables: Vec::new(),
         database_tables: BTreeMap::new(),

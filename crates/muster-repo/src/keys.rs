@@ -1,6 +1,6 @@
 //! Where each object of a repository lies, relative to its prefix.
 
-use muster_types::{Digest, Incarnation, RunId, ShardName, SnapshotId};
+use muster_types::{Digest, DrillId, Incarnation, RunId, ShardName, SnapshotId};
 
 /// The repository's own document.
 pub const REPOSITORY: &str = "repository.json";
@@ -63,6 +63,22 @@ pub fn segment_data(shard: &ShardName, incarnation: &Incarnation, sequence: u64,
 pub(crate) fn index_sequence(log_folder: &str, key: &str) -> Option<u64> {
     let number = key.strip_prefix(log_folder)?.strip_suffix(".json.zst")?;
     (number.len() == 20).then(|| number.parse().ok())?
+}
+
+/// Folder of all drills.
+pub const DRILLS: &str = "drills/";
+
+/// Folder of what says whose the things in sandboxes are.
+pub const DRILLS_BEGUN: &str = "drills/begun/";
+
+/// That a drill began.
+pub fn drill_begun(drill: &DrillId) -> String {
+    format!("{DRILLS_BEGUN}{drill}.json")
+}
+
+/// What came of a drill; `began` is when it began, in digits.
+pub fn drill_record(began: &str, drill: &DrillId) -> String {
+    format!("{DRILLS}{began}-{drill}.json")
 }
 
 /// A run's plan.

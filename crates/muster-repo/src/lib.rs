@@ -33,6 +33,7 @@ pub mod chain;
 mod chunk;
 mod create;
 mod document;
+pub mod drills;
 pub mod error;
 pub mod keys;
 pub mod log;
@@ -47,6 +48,7 @@ pub mod segment;
 pub mod snapshot;
 
 pub use chain::{Chain, ChainError, ChainHead};
+pub use drills::DrillObjects;
 pub use error::{RepoError, RepoErrorKind};
 pub use memory::MemoryObjects;
 pub use objects::{Creation, ObjectEntry, Objects};

@@ -1,8 +1,9 @@
-//! Store drivers: each has a capture and a restore side.
+//! Store drivers: each has a capture and a restore side. [`sandbox`]: shards that drills make.
 
 pub mod capture;
 mod comparison;
 pub mod postgres;
+pub mod sandbox;
 pub mod sqlite;
 
 use std::collections::BTreeMap;

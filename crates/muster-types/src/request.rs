@@ -44,6 +44,9 @@ pub struct Placement {
     /// gone.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub to_shard: BTreeMap<ShardName, ShardName>,
+    /// The shards on the right are a drill's own: nothing captures them, so that checks read their rows whole.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sandbox: bool,
     /// A shard of another region than the site's may hold it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_region: bool,

@@ -6,13 +6,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
-use muster_engine::driver::StoreProbe;
-use muster_plan::planner::{self, PlanInput, StoreToProbe};
-use muster_plan::provision;
+use muster_drill::look;
+use muster_plan::planner::{self, PlanInput};
 use muster_types::catalog::Catalog;
 use muster_types::format::{self, FORMAT};
 use muster_types::incident::{Incident, IncidentSite};
-use muster_types::plan::{LiveStore, Plan, Severity, ShardSurvey};
+use muster_types::plan::{Plan, Severity};
 use muster_types::request::{Placement, PlanRequest, ProofLevel};
 use muster_types::{ShardName, SiteId, StoreId, Timestamp};
 
@@ -145,51 +144,13 @@ pub(crate) async fn make(context: &Context, request: &PlanRequest) -> Result<Pla
     let mut catalog = context.catalog_of(sites.iter().map(|site| site.site.clone())).await?;
     muster_inspect::read_facts(&context.repository, &context.topology, &mut catalog, sites).await?;
     let probes = planner::select_placed(&context.topology, &catalog, sites, &request.placement)?;
-    let surveys = survey(context, &catalog, &probes, &request.placement).await?;
-    let empty = |shard: &ShardName| surveys.get(shard).is_some_and(|survey| survey.tables.is_empty());
-    let probes: Vec<_> = probes.into_iter().filter(|store| !empty(&store.shard)).collect();
-    let live = probe(context, &probes).await?;
+    let drivers = context.drivers();
+    let surveys = look::surveys(&drivers, &catalog, &probes, &request.placement).await?;
+    let live = look::live(&drivers, probes, &surveys).await?;
     let now = context::now();
     let topology = &context.topology;
     let input = PlanInput { topology, catalog: &catalog, request, live: &live, now };
     Ok(planner::plan_placed(input, &surveys)?)
-}
-
-/// What the shards hold that stores are sent to.
-async fn survey(
-    context: &Context,
-    catalog: &Catalog,
-    stores: &[StoreToProbe],
-    placement: &Placement,
-) -> Result<BTreeMap<ShardName, ShardSurvey>> {
-    let targets: BTreeSet<&ShardName> = placement.to_shard.values().collect();
-    let drivers = context.drivers();
-    let mut surveys = BTreeMap::new();
-    for shard in targets {
-        let Some(driver) = drivers.get(shard) else { continue };
-        let wanted = provision::definitions_for(catalog, stores, shard);
-        let answer = driver.survey(&wanted).await;
-        surveys.insert(shard.clone(), answer.with_context(|| format!("failed to look at shard {shard}"))?);
-    }
-    Ok(surveys)
-}
-
-/// Asks every shard's driver for the live state of the stores that go there.
-async fn probe(context: &Context, stores: &[StoreToProbe]) -> Result<BTreeMap<StoreId, LiveStore>> {
-    let mut by_shard: BTreeMap<&ShardName, Vec<StoreProbe>> = BTreeMap::new();
-    for store in stores {
-        let probe = StoreProbe { store: store.store.clone(), tables: store.tables.clone() };
-        by_shard.entry(&store.shard).or_default().push(probe);
-    }
-    let drivers = context.drivers();
-    let mut live = BTreeMap::new();
-    for (shard, probes) in by_shard {
-        let Some(driver) = drivers.get(shard) else { continue };
-        let answers =
-            driver.probe(&probes).await.with_context(|| format!("failed to look at shard {shard}"))?;
-        live.extend(probes.into_iter().map(|probe| probe.store).zip(answers));
-    }
-    Ok(live)
 }
 
 async fn incident(context: &Context, args: &PlanArgs) -> Result<Incident> {

@@ -29,7 +29,9 @@ const BATCHES_AHEAD: usize = 4;
 pub(super) async fn check(context: &Context, stores: &[CheckedStore]) -> StepResult {
     let (mut changes, mut compared_live, mut read_whole) = (0, Vec::new(), false);
     for store in stores {
-        if context.plan.provisions.contains_key(&context.store(&store.store)?.shard) {
+        let plan = &context.plan;
+        let made = plan.provisions.contains_key(&context.store(&store.store)?.shard);
+        if made || plan.request.placement.sandbox {
             changes += read_back(context, store).await?;
             read_whole = true;
             continue;

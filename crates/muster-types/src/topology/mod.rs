@@ -25,10 +25,12 @@ mod migration;
 mod order;
 mod parse;
 mod raw;
+mod sandbox;
 mod tenancy;
 
 pub use error::{TopologyError, TopologyErrors};
 pub use migration::{Migration, STAGED};
+pub use sandbox::{MADE_PREFIX, NoSandbox, SandboxConfig, SandboxPlace, SandboxShard};
 pub use tenancy::{DatabaseTable, Declared, Named, PLACEHOLDER, SiteTable, TablePattern};
 
 use std::collections::BTreeMap;
@@ -63,6 +65,8 @@ pub struct Topology {
     pub kinds: BTreeMap<Kind, KindConfig>,
     /// By name.
     pub shards: BTreeMap<ShardName, ShardConfig>,
+    /// Where drills make shards of their own, by name.
+    pub sandboxes: BTreeMap<String, SandboxConfig>,
     /// Declared tables, by name; a name means the same in every shard that hosts the table's kind.
     pub tables: BTreeMap<String, TableConfig>,
     /// Declared tables of which each site has its own, in a schema of its own.

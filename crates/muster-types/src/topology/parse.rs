@@ -13,7 +13,7 @@ use super::order;
 use super::raw::{At, Findings, Section};
 use super::{
     CaptureConfig, DatabaseTable, Directory, DirectoryColumns, Licences, RepositoryConfig, RunLimits,
-    SiteTable, Source, TableConfig, Tier, Topology,
+    SandboxConfig, SiteTable, Source, TableConfig, Tier, Topology,
 };
 use crate::digest::Digest;
 use crate::ids::{Kind, ShardName};
@@ -101,6 +101,7 @@ struct Draft {
     tiers: BTreeMap<String, Tier>,
     kinds: Vec<KindEntry>,
     shards: Vec<ShardEntry>,
+    sandboxes: BTreeMap<String, SandboxConfig>,
     tables: Vec<TableEntry>,
     site_tables: Vec<SiteTableEntry>,
     ownerless: Vec<OwnerlessEntry>,
@@ -124,6 +125,7 @@ impl Draft {
         let tiers = tiers(findings, &mut root);
         let kinds = declare::kinds(findings, &mut root);
         let shards = declare::shards(findings, &mut root, base_dir);
+        let sandboxes = declare::sandboxes(findings, &mut root, base_dir);
         let databases = shards.iter().any(|shard| shard.site.is_some());
         let TableEntries { named: tables, of_sites: site_tables, ownerless } =
             declare::tables(findings, &mut root, databases);
@@ -138,6 +140,7 @@ impl Draft {
             tiers,
             kinds,
             shards,
+            sandboxes,
             tables,
             site_tables,
             ownerless,
@@ -152,6 +155,7 @@ impl Draft {
         order::check_cycles(&mut findings, &kinds, &mentioned);
         let source = self.source(&findings, file, &mentioned);
         let all = Kinds { configs: &kinds, mentioned: &mentioned };
+        check::names_of_drills(&mut findings, &self.shards);
         let shards = check::shards(&mut findings, self.shards, &all);
         check::tables(&mut findings, &self.tables, (&self.site_tables, &self.ownerless), &shards, &all);
         check::ownerless(&mut findings, &self.ownerless, &shards);
@@ -189,6 +193,7 @@ impl Draft {
             tiers: self.tiers,
             kinds,
             shards,
+            sandboxes: self.sandboxes,
             tables: self.tables.into_iter().map(table).collect(),
             site_tables: self.site_tables.into_iter().map(site_table).collect(),
             database_tables: self.ownerless.into_iter().map(database_table).collect(),

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use super::fitness::{self, Fitness};
 use super::shard::Shard;
 use super::{fence, group, look, migrate, probe, proof, provision, publish, stage};
+use crate::postgres::connect::PostgresConfig;
 
 /// The restore side of one database.
 #[derive(Clone)]
@@ -29,7 +30,13 @@ impl PostgresDriver {
     /// For the declared `tables` of `shard`. Connects to nothing yet; a connection that cannot be understood is told by
     /// the first call.
     pub fn new(shard: ShardName, connection: &str, tables: impl Into<Declared>) -> Self {
-        Self { shard: Arc::new(Shard::new(shard, connection, tables.into())) }
+        let config = PostgresConfig::parse(connection);
+        Self { shard: Arc::new(Shard::new(shard, config, tables.into())) }
+    }
+
+    /// As [`Self::new`], for a place that is known.
+    pub(crate) fn at(shard: ShardName, config: PostgresConfig, tables: impl Into<Declared>) -> Self {
+        Self { shard: Arc::new(Shard::new(shard, Ok(config), tables.into())) }
     }
 
     /// Whether a publish of any store would be taken, as far as rights, triggers and constraints go. Reads only.
