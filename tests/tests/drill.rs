@@ -157,6 +157,31 @@ fn a_real_run_comes_first() {
 }
 
 #[test]
+fn a_drill_over_a_gap_fails_and_names_it() {
+    let world = world(seed(46));
+    let shard = world.fleet.shards.iter().find(|shard| shard.name.ends_with("-core")).unwrap().name.clone();
+    let indexes = || -> Vec<_> {
+        let all = world.objects(&format!("shards/{shard}"));
+        all.into_iter()
+            .filter(|path| {
+                path.to_string_lossy().contains("/log/") && path.to_string_lossy().ends_with(".json.zst")
+            })
+            .collect()
+    };
+    world.capture_once();
+    let (known, at) = (indexes(), muster_tests::now());
+    world.capture_once();
+    let lost: Vec<Harmed> =
+        indexes().iter().filter(|path| !known.contains(path)).map(|path| Harmed::missing(path)).collect();
+    assert!(!lost.is_empty());
+    world.capture_once();
+    let drill = file(&world, DrillClass::OneSite, &format!("shard = \"{shard}\"\nat = \"{at}\"\n"));
+    world.muster(&["drill", "run", &drill]).code(3).says(&["FAILED", "log-gap", &shard]);
+    assert_eq!(left(&world), Vec::<String>::new());
+    drop(lost);
+}
+
+#[test]
 fn wrong_input_is_told() {
     let world = world(seed(45));
     let run = |more: &str| world.muster(&["drill", "run", &file(&world, DrillClass::OneSite, more)]);
@@ -185,12 +210,8 @@ fn wrong_input_is_told() {
     with("dir = \"sandbox\"", &format!("dir = \"{}\"", shard.path.display()));
     run("").code(4).says(&["is refused"]);
     // Living shards that are named like a drill's.
-    let named = text.replace("[sandbox.", "[shards.muster_drill_x]\ndriver = \"sqlite\"\npath = \"x.db\"\nregion = \"eu\"\nkinds = [\"metadata\"]\n[sandbox.");
-    std::fs::write(
-        world.path("muster.toml"),
-        named.replacen("[shards.muster_drill_x]\n", "[shards.muster_drill_x]\n", 1),
-    )
-    .unwrap();
+    let named = "\n[shards.muster_drill_x]\ndriver = \"sqlite\"\npath = \"x.db\"\nregion = \"eu\"\nkinds = [\"metadata\"]\n";
+    std::fs::write(world.path("muster.toml"), format!("{text}{named}")).unwrap();
     run("").code(2).says(&["named like what drills make"]);
     // Without a sandbox, the section that would help is named.
     std::fs::write(world.path("muster.toml"), text.split("\n[sandbox.").next().unwrap()).unwrap();

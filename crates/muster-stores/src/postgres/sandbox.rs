@@ -3,6 +3,7 @@
 use muster_types::DrillId;
 use muster_types::topology::{DriverConfig, MADE_PREFIX, Topology};
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use super::connect::PostgresConfig;
 use super::schema::{quote, sql_text};
@@ -71,7 +72,12 @@ impl Server {
         let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()";
         client.query(sql, &[&name]).await.map_err(|error| self.failed("end its sessions", &error))?;
         let sql = format!("DROP DATABASE IF EXISTS {}", quote(name));
-        client.batch_execute(&sql).await.map_err(|error| self.failed(&sql, &error))
+        // Servers before version 13 know no force; there, sessions were just ended.
+        match client.batch_execute(&format!("{sql} WITH (FORCE)")).await {
+            Err(error) if error.code() == Some(&SqlState::SYNTAX_ERROR) => client.batch_execute(&sql).await,
+            done => done,
+        }
+        .map_err(|error| self.failed(&sql, &error))
     }
 
     async fn run(&self, sql: &str) -> Result<(), String> {
