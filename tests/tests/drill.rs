@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use muster_demo::{REGIONS, WriterConfig};
@@ -140,14 +141,24 @@ fn a_real_run_comes_first() {
     world.capture_once();
     incident.detect(&world);
     incident.plan(&world, &[]).ok();
+    let slow =
+        file(&world, DrillClass::ManySites, "sites = 12\n[limits]\nstage_bytes_per_second_max = 500\n");
+    let mut command = world.command(&["drill", "run", &slow]);
+    let mut drill = command.stdout(Stdio::piped()).spawn().unwrap();
+    until("a shard of the drill", || {
+        left(&world).iter().any(|name| name.ends_with(".db-wal")) || drill.try_wait().unwrap().is_some()
+    });
     let mut engine = Engine::start(&world, "real", &["apply", "plan.json", "--run", "real"]);
     engine.wait_for(Moment::Journal(1));
-    let open = engine.kill();
+    // As a crash would leave it: open, whatever it did.
+    assert!(engine.kill(), "the run ended before it could be killed");
+    let stopped = drill.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&stopped.stdout).into_owned();
+    assert!(stopped.status.code() == Some(4) && said.contains("make way for real runs"), "{said}");
+    assert_eq!(left(&world), Vec::<String>::new());
     let drill = file(&world, DrillClass::OneSite, "");
-    if open {
-        world.muster(&["drill", "run", &drill]).code(4).says(&["run real is open"]);
-        world.muster(&["resume", "real"]).ok();
-    }
+    world.muster(&["drill", "run", &drill]).code(4).says(&["run real is open"]);
+    world.muster(&["resume", "real"]).ok();
     world.muster(&["drill", "run", &drill]).ok();
     // Nor does a real run take the name of a drill's.
     world

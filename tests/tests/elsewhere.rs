@@ -7,7 +7,7 @@ use std::path::Path;
 
 use muster_demo::{DeletionLog, Reached, WriterConfig};
 use muster_services::{Minio, Postgres};
-use muster_tests::{Folder, Size, World, connect, now, query, seed, until};
+use muster_tests::{Folder, Size, Tenants, World, assert_same_dump, connect, now, query, seed, until};
 
 const SIZE: Size = Size { sites: 16, rows_per_site: 80 };
 const WRITERS: WriterConfig = WriterConfig { transactions_per_second: 150, threads: 2 };
@@ -225,4 +225,49 @@ fn a_dropped_database_comes_back_in_a_new_one() {
     // From now on it is captured like any other.
     folder.muster(&["capture", "init", "--shard", "new"]).ok();
     folder.muster(&["capture", "--once", "--shard", "new"]).ok();
+}
+
+/// Tables of which each site has its own come back with their schemas, beside what all share.
+#[test]
+fn schemas_of_sites_come_back_in_a_new_database() {
+    let tenants = Tenants::new();
+    let old = tenants.database("elsewhere_tenants");
+    let mut session = tenants.session(&old);
+    session
+        .batch_execute("CREATE TABLE site (id text PRIMARY KEY, name text); CREATE TABLE plan (id int PRIMARY KEY, name text)")
+        .unwrap();
+    session.batch_execute("INSERT INTO plan VALUES (1, 'free'), (2, 'paid')").unwrap();
+    for site in ["a", "b"] {
+        session
+            .batch_execute(&format!(
+                "INSERT INTO site VALUES ('{site}', 'Site {site}'); CREATE SCHEMA tenant_{site};
+                 CREATE TABLE tenant_{site}.issue (id bigserial PRIMARY KEY, plan int REFERENCES public.plan, title text);
+                 INSERT INTO tenant_{site}.issue (plan, title) SELECT 1 + i % 2, 'T' || i FROM generate_series(1, 30) i"
+            ))
+            .unwrap();
+    }
+    drop(session);
+    let of = |name: &str, database: &str| {
+        format!(
+            "[shards.{name}]\ndriver = 'postgres'\nconnection = '{}'\nregion = 'eu'\nkinds = ['metadata', 'product:jira']\n\
+             writer_block_milliseconds_max = 20000\n",
+            tenants.postgres().url(database)
+        )
+    };
+    let tables = "[directory]\nkind = 'metadata'\ntable = 'site'\n[tables.site]\nkind = 'metadata'\ntenant = 'id'\n\
+        [tables.plan]\nkind = 'metadata'\nreference = true\n[tables.'tenant_{site}.issue']\nkind = 'product:jira'\n";
+    tenants.topology(&format!("{tables}{}", of("old", &old)));
+    tenants.muster(&["capture", "init"]).ok();
+    tenants.muster(&["capture", "--once"]).ok();
+    let at = now();
+    tenants.muster(&["capture", "remove"]).ok();
+    let wanted = tenants.dump(&old, &[]);
+    tenants.postgres().psql("postgres", &format!("DROP DATABASE {old}")).unwrap();
+    let new = tenants.database("elsewhere_tenants_new");
+    tenants.topology(&format!("{tables}{}{}", of("old", &old), of("new", &new)));
+    let args = ["plan", "--shard", "old", "--to", &at, "--to-shard", "old=new", "--out", "plan.json"];
+    tenants.muster(&args).ok().says(&["2 sites"]);
+    tenants.muster(&["apply", "plan.json", "--run", "moved"]).ok().says(&["2 sites restored, 0 not"]);
+    assert_same_dump("the new database", &tenants.dump(&new, &[]), &wanted);
+    tenants.topology(&format!("{tables}{}", of("new", &new)));
 }

@@ -480,7 +480,7 @@ impl Drill<'_> {
             match sandbox.list().await {
                 Ok(listed) => findings.record.left.extend(listed.into_iter().filter(own).map(named)),
                 Err(error) => {
-                    findings.error(format!("whether everything is removed cannot be told: {error}"))
+                    findings.error(format!("whether everything is removed cannot be told: {error}"));
                 }
             }
         }

@@ -56,3 +56,21 @@ pub fn incident(spec: &DrillSpec, drill_file: &Path) -> Result<Option<Incident>,
     }
     Ok(Some(incident))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed test may say so by a panic")]
+
+    use super::*;
+
+    #[test]
+    fn the_examples_are_drill_files() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/drills");
+        let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(files.len() >= 3, "{files:?}");
+        for file in files {
+            let spec = read(&file).unwrap();
+            assert!(file.file_stem().unwrap().to_string_lossy() == spec.name, "{}", file.display());
+        }
+    }
+}

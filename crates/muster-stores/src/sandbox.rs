@@ -59,7 +59,7 @@ pub struct Sandbox {
 
 enum Place {
     Sqlite(sqlite::Folder),
-    Postgres(postgres::Server),
+    Postgres(Box<postgres::Server>),
 }
 
 impl Sandbox {
@@ -83,7 +83,7 @@ impl Sandbox {
         let place = match place {
             SandboxPlace::Sqlite { dir } => Place::Sqlite(sqlite::Folder::new(dir)),
             SandboxPlace::Postgres { connection } => {
-                Place::Postgres(postgres::Server::new(connection).map_err(failed)?)
+                Place::Postgres(Box::new(postgres::Server::new(connection).map_err(failed)?))
             }
         };
         Ok(Self { name: name.to_owned(), place })

@@ -143,6 +143,10 @@ impl<'a> Survey<'a> {
     /// A store that the request plans into another shard must find a place there.
     fn elsewhere(&mut self, subject: &str, store: &FoundStore) {
         let Some(shard) = self.topology().shards.get(&store.shard) else { return };
+        let text =
+            format!("rows come from shard {} and go to shard {}, as asked for", store.source, store.shard);
+        let hint = "what lives in the former is not looked at: close it, or take the site's rows away there";
+        self.notes.push(note(Severity::Info, "restored-elsewhere", subject, text, hint));
         if !shard.kinds.contains(&store.kind) {
             let text = format!("shard {} hosts no {}", store.shard, store.kind);
             let hint =

@@ -189,3 +189,96 @@ fn driver(shard: &SandboxShard) -> DriverConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed test may say so by a panic")]
+
+    use std::path::Path;
+
+    use super::*;
+
+    const TOPOLOGY: &str = r#"
+fleet = "f"
+[repository]
+bucket = "muster"
+[directory]
+kind = "metadata"
+table = "site"
+[tiers.standard]
+rto_seconds = 1
+rpo_seconds = 1
+[kinds."product:wiki"]
+after = ["search"]
+[kinds.search]
+after = ["metadata"]
+mode = "rebuilt"
+command = ["reindex", "{site}"]
+[shards.EU-1]
+driver = "sqlite"
+path = "eu.db"
+region = "eu"
+kinds = ["metadata", "product:wiki"]
+[sandbox.far]
+driver = "sqlite"
+dir = "far"
+region = "us"
+[sandbox.near]
+driver = "sqlite"
+dir = "near"
+region = "eu"
+bytes_max = 100
+[tables.site]
+kind = "metadata"
+tenant = "id"
+[tables.page]
+kind = "product:wiki"
+tenant = "site"
+"#;
+
+    fn topology(text: &str) -> Topology {
+        Topology::parse(text, "muster.toml", Path::new("/base")).unwrap()
+    }
+
+    #[test]
+    fn a_made_shard_is_of_its_own_name_in_its_own_region() {
+        let topology = topology(TOPOLOGY);
+        let (id, of) = ("0a".parse().unwrap(), "EU-1".parse().unwrap());
+        let shard = topology.sandbox_shard(&id, 3, &of).unwrap();
+        assert_eq!((shard.name().as_str(), shard.sandbox()), ("muster_drill_0a_3_eu_1", "near"));
+        assert_eq!(topology.sandboxes["near"].bytes_max, 100);
+        let drill = topology.for_drill(std::slice::from_ref(&shard), &DrillLimits::default());
+        let made = &drill.shards[shard.name()];
+        assert_eq!(made.driver, DriverConfig::Sqlite { path: "/base/near/muster_drill_0a_3_eu_1.db".into() });
+        assert_eq!((&made.region, &made.kinds), (&topology.shards[&of].region, &topology.shards[&of].kinds));
+        assert_eq!(drill.digest, topology.digest);
+    }
+
+    #[test]
+    fn commands_are_left_out_and_what_came_after_them_keeps_its_place() {
+        let drill = topology(TOPOLOGY).for_drill(&[], &DrillLimits::default());
+        let wiki = &drill.kinds[&"product:wiki".parse().unwrap()];
+        assert_eq!(wiki.after, ["metadata".parse().unwrap()]);
+        assert!(drill.kinds_with_commands().next().is_none() && drill.kinds.len() == 2);
+    }
+
+    #[test]
+    fn without_a_sandbox_of_its_driver_and_region_the_section_is_named() {
+        let (head, _) = TOPOLOGY.split_once("[sandbox.near]").unwrap();
+        let (_, tables) = TOPOLOGY.split_once("[tables.site]").unwrap();
+        let topology = topology(&format!("{head}[tables.site]{tables}"));
+        let refused =
+            topology.sandbox_shard(&"0a".parse().unwrap(), 0, &"EU-1".parse().unwrap()).unwrap_err();
+        assert!(
+            refused.to_string().contains("[sandbox.NAME] with `driver = \"sqlite\"` and `region = \"eu\"`"),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn nothing_alive_is_named_like_what_drills_make() {
+        let text = TOPOLOGY.replace("eu.db", "muster_drill_eu.db");
+        let errors = Topology::parse(&text, "muster.toml", Path::new("/base")).unwrap_err();
+        assert!(errors.to_string().contains("named like what drills make"), "{errors}");
+    }
+}
