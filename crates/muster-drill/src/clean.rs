@@ -25,12 +25,15 @@ pub struct Cleaned {
     pub held: Vec<Made>,
     /// Of drills that this repository knows nothing of: left alone.
     pub unknown: Vec<Made>,
+    /// Sandboxes that could not be cleaned, and why.
+    pub problems: Vec<String>,
 }
 
-/// Cleans every declared sandbox, and gives up the runs of the drills in question.
+/// Cleans every declared sandbox, and gives up the runs of the drills in question. A sandbox that cannot be used costs the
+/// others nothing.
 ///
 /// # Errors
-/// A sandbox that cannot be used, or the repository.
+/// The repository's.
 pub async fn clean(
     repository: &Repository,
     topology: &Topology,
@@ -39,32 +42,52 @@ pub async fn clean(
     let mut cleaned = Cleaned::default();
     let mut gone = BTreeSet::new();
     for name in topology.sandboxes.keys() {
-        let sandbox = Sandbox::open(topology, name)?;
-        let mut by_drill: BTreeMap<DrillId, Vec<Made>> = BTreeMap::new();
-        for made in sandbox.list().await? {
-            let Some(drill) = drill_of(&made) else { continue };
-            by_drill.entry(drill).or_default().push(Made { sandbox: name.clone(), name: made });
-        }
-        for (drill, found) in by_drill {
-            if DrillObjects::new(repository).begun(&drill).await?.is_none() {
-                cleaned.unknown.extend(found);
-                continue;
-            }
-            let Some(_hold) = sandbox.hold(&drill).await? else {
-                cleaned.held.extend(found);
-                continue;
-            };
-            for made in found {
-                sandbox.remove(&made.name).await?;
-                cleaned.removed.push(made);
-            }
-            gone.insert(drill);
+        let done = clean_one(repository, topology, name, &mut cleaned, &mut gone).await;
+        match done {
+            Err(DrillError::Sandbox(error)) => cleaned.problems.push(error.to_string()),
+            done => done?,
         }
     }
     for drill in gone {
         close_runs(repository, options, &drill, "the drill ended early, and its sandbox was cleaned").await?;
     }
     Ok(cleaned)
+}
+
+async fn clean_one(
+    repository: &Repository,
+    topology: &Topology,
+    name: &str,
+    cleaned: &mut Cleaned,
+    gone: &mut BTreeSet<DrillId>,
+) -> Result<(), DrillError> {
+    let sandbox = Sandbox::open(topology, name)?;
+    let mut by_drill: BTreeMap<DrillId, Vec<Made>> = BTreeMap::new();
+    for made in sandbox.list().await? {
+        let Some(drill) = drill_of(&made) else { continue };
+        by_drill.entry(drill).or_default().push(Made { sandbox: name.to_owned(), name: made });
+    }
+    for (drill, found) in by_drill {
+        if DrillObjects::new(repository).begun(&drill).await?.is_none() {
+            cleaned.unknown.extend(found);
+            continue;
+        }
+        let Some(_hold) = sandbox.hold(&drill).await? else {
+            cleaned.held.extend(found);
+            continue;
+        };
+        for made in found {
+            sandbox.remove(&made.name).await?;
+            cleaned.removed.push(made);
+        }
+        // Holding may have made a lock file of its own.
+        let own = |name: &String| drill_of(name).as_ref() == Some(&drill);
+        for name in sandbox.list().await?.into_iter().filter(own) {
+            sandbox.remove(&name).await?;
+        }
+        gone.insert(drill);
+    }
+    Ok(())
 }
 
 /// Gives up the runs of a drill that are open still.

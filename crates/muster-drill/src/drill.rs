@@ -81,6 +81,7 @@ impl Drill<'_> {
     /// [`DrillError`] where nothing was rehearsed; what a rehearsal found is in the record, and the record in the repository.
     pub async fn run(self) -> Result<DrillRecord, DrillError> {
         let began_at = self.options.clock.now();
+        // A sandbox that cannot be cleaned is told when it is to be used.
         clean(self.repository, self.topology, &self.options).await?;
         let mut open = OpenRuns::default();
         if let Some(run) = open.find(self.repository).await? {
@@ -191,9 +192,7 @@ impl Drill<'_> {
         let names: BTreeSet<&str> = shards.iter().map(SandboxShard::sandbox).collect();
         let (mut sandboxes, mut holds) = (BTreeMap::new(), Vec::new());
         for name in names {
-            let sandbox = Sandbox::open(self.topology, name)?;
-            holds.extend(sandbox.hold(&self.id).await?);
-            sandboxes.insert(name.to_owned(), sandbox);
+            sandboxes.insert(name.to_owned(), Sandbox::open(self.topology, name)?);
         }
         let begun = DrillBegun {
             format: FORMAT,
@@ -203,8 +202,11 @@ impl Drill<'_> {
             by: self.options.operator.clone(),
             makes: record.made.clone(),
         };
-        let made = Premises { sandboxes, _holds: holds };
         DrillObjects::new(self.repository).begin(&begun).await?;
+        for sandbox in sandboxes.values() {
+            holds.extend(sandbox.hold(&self.id).await?);
+        }
+        let made = Premises { sandboxes, _holds: holds };
         for shard in shards {
             let Some(sandbox) = made.sandboxes.get(shard.sandbox()) else { continue };
             if let Err(error) = sandbox.make(shard).await {

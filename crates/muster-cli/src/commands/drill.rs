@@ -141,11 +141,17 @@ async fn clean_up(topology: &Path) -> Result<ExitCode> {
             names(&cleaned.unknown)
         ));
     }
-    Ok(ExitCode::SUCCESS)
+    for problem in &cleaned.problems {
+        print::talk(format!("not cleaned: {problem}"));
+    }
+    if cleaned.problems.is_empty() {
+        Ok(ExitCode::SUCCESS)
+    } else {
+        Ok(ExitCode::from(exit::Exit::Failed as u8))
+    }
 }
 
 /// With the exit code that scripts know.
-#[expect(clippy::needless_pass_by_value, reason = "it is what `map_err` takes")]
 pub(crate) fn failure(error: DrillError) -> anyhow::Error {
     match error {
         DrillError::Input(_) => exit::input(error),

@@ -140,9 +140,13 @@ impl Topology {
             let Some(of) = self.shards.get(&shard.of) else { continue };
             let config = ShardConfig {
                 driver: driver(shard),
-                stage_bytes_per_second_max: limits
-                    .stage_bytes_per_second_max
-                    .or(of.stage_bytes_per_second_max),
+                stage_bytes_per_second_max: [
+                    limits.stage_bytes_per_second_max,
+                    of.stage_bytes_per_second_max,
+                ]
+                .into_iter()
+                .flatten()
+                .min(),
                 ..of.clone()
             };
             topology.shards.insert(shard.name.clone(), config);
