@@ -6,7 +6,7 @@
 //! # Invariants
 //! - [`SandboxDrivers`] are made from [`SandboxShard`]s alone, and those from `[sandbox.NAME]` sections alone.
 //! - What is made is new: a file or database that is there already is never opened.
-//! - Only what begins with [`MADE_PREFIX`](muster_types::topology::MADE_PREFIX) is removed, and a sandbox in which anything
+//! - Only what begins with [`MADE_PREFIX`] is removed, and a sandbox in which anything
 //!   alive begins so is refused.
 
 use std::collections::BTreeMap;
