@@ -241,6 +241,7 @@ pub(crate) async fn make_plan(
         overwrite: BTreeSet::new(),
         accept_block: BTreeSet::new(),
         accept_gap: BTreeSet::new(),
+        placement: muster_types::request::Placement::default(),
     };
     let live = probe(topology, &planner::select_stores(topology, &catalog, &request.incident.sites)?).await?;
     let input = PlanInput { topology, catalog: &catalog, request: &request, live: &live, now: now() };

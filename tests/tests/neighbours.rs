@@ -93,6 +93,7 @@ impl World {
             overwrite: BTreeSet::new(),
             accept_block: BTreeSet::new(),
             accept_gap: BTreeSet::new(),
+            placement: muster_types::request::Placement::default(),
         };
         let input = PlanInput {
             topology: &self.topology,

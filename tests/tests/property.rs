@@ -205,6 +205,7 @@ impl World {
             overwrite: BTreeSet::new(),
             accept_block: BTreeSet::new(),
             accept_gap: BTreeSet::new(),
+            placement: muster_types::request::Placement::default(),
         };
         let input =
             PlanInput { topology: &self.topology, catalog: &catalog, request: &request, live: &live, now };

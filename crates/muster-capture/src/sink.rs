@@ -5,6 +5,7 @@ use muster_rows::{Change, Row};
 use muster_stores::capture::{CaptureError, ChangeSink, SnapshotSink};
 use muster_types::SiteId;
 use muster_types::segment::{Commit, Mark, TableEvent};
+use muster_types::snapshot::Beside;
 use muster_types::table::CapturedTable;
 
 use crate::error::spool_error;
@@ -14,6 +15,11 @@ pub(crate) struct Snapshot(pub(crate) SnapshotWriter);
 impl SnapshotSink for Snapshot {
     fn tables(&mut self, tables: &[CapturedTable]) -> Result<(), CaptureError> {
         self.0.tables(tables);
+        Ok(())
+    }
+
+    fn beside(&mut self, beside: &Beside) -> Result<(), CaptureError> {
+        self.0.beside(beside);
         Ok(())
     }
 

@@ -15,8 +15,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use muster_rows::{Change, Row};
 use muster_types::journal::{Migrated, NeighbourDigest, Published, TableDigest};
-use muster_types::plan::LiveStore;
+use muster_types::plan::{LiveStore, ShardSurvey};
 use muster_types::segment::Mark;
+use muster_types::snapshot::Beside;
 use muster_types::table::CapturedTable;
 use muster_types::{Epoch, Position, RunId, SiteId, StoreId};
 use tokio::sync::mpsc;
@@ -118,6 +119,30 @@ pub struct RowBatch {
     pub rows: Vec<Row>,
 }
 
+/// What an empty shard is given.
+#[derive(Clone, Debug)]
+pub struct ProvisionWork {
+    /// The run.
+    pub run: RunId,
+    /// The engine's epoch.
+    pub epoch: Epoch,
+    /// The tables that sites share, parents first.
+    pub tables: Arc<Vec<CapturedTable>>,
+    /// What stands beside them.
+    pub beside: Beside,
+    /// Statements about these roles are left out.
+    pub without_roles: Vec<String>,
+}
+
+/// What a provision step delivers: reference rows, then what they must be. Without the latter nothing is kept.
+#[derive(Debug)]
+pub enum ReferenceRows {
+    /// Rows of one table, by its index in [`ProvisionWork::tables`].
+    Batch(RowBatch),
+    /// All were sent.
+    End(BTreeMap<String, TableDigest>),
+}
+
 /// What a group's stage step delivers.
 #[derive(Debug)]
 pub enum GroupRows {
@@ -186,6 +211,27 @@ pub struct LoggedChange {
 pub trait StoreDriver: Send + Sync {
     /// The live state of stores: rows, definitions, claims, whether the shard takes writes. Reads only.
     async fn probe(&self, stores: &[StoreProbe]) -> Result<Vec<LiveStore>, DriverError>;
+
+    /// What a shard holds that stores are to go to though they were elsewhere; `wanted` are the definitions that they had
+    /// there. A place that the driver makes itself, and that is not there yet, is an empty shard. Reads only.
+    async fn survey(&self, _wanted: &[CapturedTable]) -> Result<ShardSurvey, DriverError> {
+        Err(no_provision())
+    }
+
+    /// Makes the empty place of a shard, where that is the driver's to make and it is not there. Repeatable.
+    async fn make_place(&self) -> Result<(), DriverError> {
+        Ok(())
+    }
+
+    /// Gives an empty shard definitions and reference rows, in one transaction that also records that it happened.
+    /// If this run has provisioned the shard already, does nothing. Refuses a shard that has tables.
+    async fn provision(
+        &self,
+        _work: &ProvisionWork,
+        _rows: mpsc::Receiver<ReferenceRows>,
+    ) -> Result<(), DriverError> {
+        Err(no_provision())
+    }
 
     /// Streams the live rows of a store in the columns of `store`'s tables, one consistent state; a column that is gone
     /// is NULL. Batches refer to the tables of `store` by index. Reads only.
@@ -278,4 +324,12 @@ pub trait StoreDriver: Send + Sync {
 
     /// Releases claims of these stores and removes their staging. Repeatable.
     async fn release(&self, run: &RunId, stores: &[StoreId]) -> Result<(), DriverError>;
+}
+
+fn no_provision() -> DriverError {
+    DriverError::new(
+        ErrorClass::Permanent,
+        "the driver of this shard cannot give it definitions",
+        "restore into a shard that has its tables",
+    )
 }

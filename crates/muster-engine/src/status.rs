@@ -161,6 +161,7 @@ fn seconds_left(plan: &Plan, state: &RunState, now: Timestamp) -> Option<f64> {
 /// The verb of a step: the part of its key before the slash.
 pub fn verb(key: &StepKey) -> &'static str {
     match key {
+        StepKey::Provision(_) => "provision",
         StepKey::Stage(_) => "stage",
         StepKey::Verify(_) => "verify",
         StepKey::Publish(_) => "publish",

@@ -7,7 +7,7 @@
 use std::io::Write;
 
 use muster_rows::{Class, Field, Row, encode_row};
-use muster_types::table::CapturedTable;
+use muster_types::table::{CapturedTable, Owner};
 
 use crate::error::InspectError;
 
@@ -47,7 +47,12 @@ pub fn begin_table(
     out: &mut dyn Write,
 ) -> std::io::Result<()> {
     if with_definition {
-        for statement in table.def.create_sql.iter().filter(|statement| parent_of(statement).is_none()) {
+        // Of a table that sites share, owner, privileges and triggers are the shard's affair and not the site's.
+        let shared = !matches!(table.owner, Owner::Site { .. });
+        let of_shard =
+            |sql: &str| shared && (sql.starts_with("/* last */") || sql.starts_with("/* schema */"));
+        let wanted = |sql: &&String| parent_of(sql).is_none() && !of_shard(sql);
+        for statement in table.def.create_sql.iter().filter(wanted) {
             writeln!(out, "{statement};")?;
         }
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use muster_types::ShardName;
 use muster_types::catalog::Catalog;
-use muster_types::plan::{Demand, Restoration, SitePlan, StorePlan};
+use muster_types::plan::{Demand, Provision, Restoration, SitePlan, StorePlan};
 use muster_types::topology::Topology;
 
 /// Compressed bytes read and checked per second by one stage step.
@@ -135,6 +135,13 @@ impl<'a> Demands<'a> {
 
     fn shard(&self, shard: &ShardName) -> Cow<'_, ShardDemands> {
         self.shards.get(shard).map_or_else(|| Cow::Owned(ShardDemands::new(shard)), Cow::Borrowed)
+    }
+
+    /// Of giving an empty shard its definitions and reference rows.
+    pub fn provision(&self, shard: &ShardName, provision: &Provision) -> Cost {
+        let demand = self.shard(shard).verify.clone();
+        let read = at_rate(provision.bytes, READ_BYTES_PER_SECOND);
+        (demand, STEP_MICROS + PUBLISH_MICROS + read + at_rate(provision.rows, STAGE_ROWS_PER_SECOND))
     }
 
     /// Of loading a store: a slot here and there, memory by its size, requests by its number of ranges.

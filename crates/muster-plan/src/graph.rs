@@ -5,7 +5,7 @@
 //!
 //! Per restored store: `stage → verify → publish`. A rebuilt store has only a `publish`, which runs its command; an
 //! external one has no step of its own, its command runs at the site's `handback`. Per site: `check` after all of its
-//! publishes, `handback` after `check`. Per shard, with the full proof: `digest-before` ahead of every publish,
+//! publishes, `handback` after `check`. Per empty shard: `provision` ahead of every stage. Per other shard, with the full proof: `digest-before` ahead of every publish,
 //! `digest-after` once all of them ended.
 //!
 //! # Invariants
@@ -16,7 +16,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use muster_types::plan::{PlanStep, Restoration, SitePlan, StepKey, StorePlan};
+use muster_types::plan::{Plan, PlanStep, Restoration, SitePlan, StepKey, StorePlan};
 use muster_types::request::ProofLevel;
 use muster_types::topology::Topology;
 use muster_types::{Kind, ShardName, SiteId, StoreId};
@@ -109,23 +109,37 @@ fn ranks(graph: &DiGraph<Kind, ()>) -> BTreeMap<Kind, usize> {
     ranks
 }
 
-/// The steps for all sites of `sites` that are not in `held_back`.
+/// The steps for all sites of `plan` that are not in `held_back`.
 pub fn steps(
     topology: &Topology,
     graph: &KindGraph,
-    sites: &[SitePlan],
+    plan: &Plan,
     held_back: &BTreeSet<SiteId>,
-    proof: ProofLevel,
     demands: &Demands<'_>,
 ) -> Vec<PlanStep> {
+    let sites = &plan.sites;
     let planned = || sites.iter().filter(|site| !held_back.contains(&site.site));
-    let mut builder =
-        Builder { graph, demands, steps: Vec::new(), publishes: BTreeMap::new(), before: BTreeMap::new() };
-    if proof == ProofLevel::Full {
-        let stores = planned().flat_map(|site| &site.stores);
-        let shards: BTreeSet<&ShardName> =
-            stores.filter(|store| is_restored(store)).map(|store| &store.shard).collect();
-        for shard in shards.into_iter().filter(|shard| topology.shards.contains_key(*shard)) {
+    let mut builder = Builder {
+        graph,
+        demands,
+        steps: Vec::new(),
+        publishes: BTreeMap::new(),
+        before: BTreeMap::new(),
+        provisioned: BTreeMap::new(),
+    };
+    let stores = planned().flat_map(|site| &site.stores);
+    let shards: BTreeSet<&ShardName> =
+        stores.filter(|store| is_restored(store)).map(|store| &store.shard).collect();
+    for (shard, provision) in plan.provisions.iter().filter(|(shard, _)| shards.contains(shard)) {
+        let step =
+            builder.push(StepKey::Provision(shard.clone()), vec![], demands.provision(shard, provision), 0);
+        builder.provisioned.insert(shard.clone(), step);
+    }
+    if plan.request.proof == ProofLevel::Full {
+        // A shard that was empty has no neighbours.
+        let inhabited = |shard: &&ShardName| !plan.provisions.contains_key(*shard);
+        let shards = shards.into_iter().filter(inhabited);
+        for shard in shards.filter(|shard| topology.shards.contains_key(*shard)) {
             let step = builder.push(StepKey::DigestBefore(shard.clone()), vec![], demands.digest(shard), 0);
             builder.before.insert(shard.clone(), step);
         }
@@ -154,6 +168,7 @@ struct Builder<'a> {
     /// Publishes of each shard that is digested.
     publishes: BTreeMap<ShardName, Vec<u32>>,
     before: BTreeMap<ShardName, u32>,
+    provisioned: BTreeMap<ShardName, u32>,
 }
 
 impl Builder<'_> {
@@ -200,7 +215,9 @@ impl Builder<'_> {
         let id = StoreId { site: site.site.clone(), kind: store.kind.clone() };
         if is_restored(store) {
             let waits = self.graph.stage_waits.contains(&store.kind);
-            let stage_after = if waits { dependencies.clone() } else { Vec::new() };
+            let mut stage_after = if waits { dependencies.clone() } else { Vec::new() };
+            stage_after.extend(self.provisioned.get(&store.shard));
+            stage_after.sort_unstable();
             let stage =
                 self.push(StepKey::Stage(id.clone()), stage_after, self.demands.stage(store), site.wave);
             let verify =

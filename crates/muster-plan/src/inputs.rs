@@ -558,7 +558,7 @@ pub(crate) fn assemble(
     Ok(store)
 }
 
-fn fill(
+pub(crate) fn fill(
     index: &IncarnationIndex<'_>,
     state: &TableState<'_>,
     input: &mut TableInput,

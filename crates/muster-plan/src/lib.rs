@@ -6,7 +6,9 @@
 //! - [`stores`], [`recovery`], [`inputs`]: which stores a site had at a target, the recovery points, what to read.
 //! - [`graph`], [`groups`], [`estimate`], [`mod@forecast`]: steps, which may run together, what they take, how long they
 //!   last.
+//! - [`provision`]: what an empty shard is given before stores of another one come into it.
 //! - [`mod@detect`], [`mod@history`]: what was lost and when; what happened to a site.
+//! - [`drill`]: which sites a drill restores, and to which moment.
 //! - [`mod@diff`]: what differs between two plans.
 //! - [`preflight`]: what a list of ids that is about to be deleted really names.
 //! - [`synthetic`]: a made-up fleet for benchmarks and tests.
@@ -19,6 +21,7 @@
 pub mod check;
 pub mod detect;
 pub mod diff;
+pub mod drill;
 pub mod estimate;
 pub mod forecast;
 pub mod graph;
@@ -30,6 +33,7 @@ pub mod order;
 pub mod planner;
 pub mod points;
 pub mod preflight;
+pub mod provision;
 pub mod recovery;
 pub mod schema;
 pub mod stores;
@@ -41,5 +45,5 @@ pub use diff::{PlanChange, diff};
 pub use forecast::{Forecast, SiteForecast, forecast};
 pub use history::{Activity, history};
 pub use inputs::{InputError, StoreInputs, store_inputs};
-pub use planner::{PlanError, PlanInput, StoreToProbe, plan, select_stores};
+pub use planner::{PlanError, PlanInput, StoreToProbe, plan, plan_placed, select_placed, select_stores};
 pub use recovery::{NoRecoveryPoint, RecoveryPoint, Target, recovery_point};

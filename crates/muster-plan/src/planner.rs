@@ -24,7 +24,8 @@ use muster_types::catalog::Catalog;
 use muster_types::format;
 use muster_types::incident::IncidentSite;
 use muster_types::plan::{
-    CREATED_AGAIN, LiveStore, Note, Plan, Restoration, Severity, ShardPlan, SitePlan, StepKey, StorePlan,
+    CREATED_AGAIN, LiveStore, Note, Plan, Provision, Restoration, Severity, ShardPlan, ShardSurvey, SitePlan,
+    StepKey, StorePlan,
 };
 use muster_types::request::PlanRequest;
 use muster_types::table::{CapturedTable, Owner};
@@ -37,9 +38,10 @@ use crate::graph::{self, KindGraph};
 use crate::groups;
 use crate::index::CatalogIndex;
 use crate::inputs::{Objects, SiteTables, StoreInputs, assemble};
+use crate::provision;
 use crate::stores::{Finder, FoundStore, states_at, unreadable};
 
-pub use crate::stores::{StoreToProbe, select_stores};
+pub use crate::stores::{StoreToProbe, select_placed, select_stores};
 
 /// How long a saved plan holds its objects against pruning: seven days, in microseconds.
 pub const PLAN_LIFE_MICROS: i64 = 7 * 24 * 3600 * 1_000_000;
@@ -80,9 +82,21 @@ pub struct PlanInput<'a> {
 /// # Errors
 /// [`PlanError`].
 pub fn plan(input: PlanInput<'_>) -> Result<Plan, PlanError> {
+    plan_placed(input, &BTreeMap::new())
+}
+
+/// As [`plan()`], of a request that plans stores elsewhere: `surveys` says what the shards hold that get them.
+///
+/// # Errors
+/// [`PlanError`].
+pub fn plan_placed(
+    input: PlanInput<'_>,
+    surveys: &BTreeMap<ShardName, ShardSurvey>,
+) -> Result<Plan, PlanError> {
     let graph = KindGraph::new(input.topology)?;
     let index = CatalogIndex::new(input.catalog);
-    let finder = Finder { topology: input.topology, index: &index, graph: &graph };
+    let placement = &input.request.placement;
+    let finder = Finder { topology: input.topology, index: &index, graph: &graph, placement };
     let mut survey = Survey::new(&finder, input.request);
     let mut draft = Draft { input, index: &index, tables: Tables::default(), objects: Objects::default() };
     let mut sites = Vec::new();
@@ -95,11 +109,14 @@ pub fn plan(input: PlanInput<'_>) -> Result<Plan, PlanError> {
     }
     sites.sort_by(|a, b| order_key(a).cmp(&order_key(b)));
     let notes = survey.finish();
+    let (provisions, found) = draft.provisions(&sites, surveys);
     let mut plan = draft.finish(sites, notes);
+    plan.provisions = provisions;
+    plan.notes.extend(found);
     plan.notes.extend(check::plan_notes(&plan, input.topology, input.catalog, input.live));
     let held_back = held_back(&plan.notes);
     let demands = Demands::new(input.catalog);
-    plan.steps = graph::steps(input.topology, &graph, &plan.sites, &held_back, input.request.proof, &demands);
+    plan.steps = graph::steps(input.topology, &graph, &plan, &held_back, &demands);
     groups::mark(&mut plan, input.topology);
     bound_stages(&mut plan);
     plan.notes.extend(check::forecast_notes(&plan));
@@ -293,6 +310,16 @@ impl<'a> Draft<'a> {
         Ok(inputs)
     }
 
+    fn provisions(
+        &mut self,
+        sites: &[SitePlan],
+        surveys: &BTreeMap<ShardName, ShardSurvey>,
+    ) -> (BTreeMap<ShardName, Provision>, Vec<Note>) {
+        let sources = provision::Sources { topology: self.input.topology, index: self.index, sites };
+        let Self { tables, objects, .. } = self;
+        provision::provisions(&sources, surveys, |table| tables.number(table), objects)
+    }
+
     fn finish(self, sites: Vec<SitePlan>, notes: Vec<Note>) -> Plan {
         let PlanInput { topology, catalog, request, now, .. } = self.input;
         Plan {
@@ -306,6 +333,7 @@ impl<'a> Draft<'a> {
             objects: self.objects.list,
             tables: self.tables.list,
             shards: shard_plans(topology, &sites),
+            provisions: BTreeMap::new(),
             pools: estimate::pools(topology, &sites),
             sites,
             steps: Vec::new(),

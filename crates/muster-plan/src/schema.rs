@@ -100,6 +100,11 @@ impl Schema {
         }
     }
 
+    /// The tables that all sites share, by kind.
+    pub(crate) fn shared(&self) -> impl Iterator<Item = &Arc<KindTables>> {
+        self.groups.values().filter_map(|by_site| by_site.get(&None))
+    }
+
     /// By kind, the tables that can hold rows of `site`.
     pub fn of_site<'s>(&'s self, site: &'s SiteId) -> impl Iterator<Item = (&'s Kind, Arc<KindTables>)> {
         self.groups.keys().filter_map(|kind| Some((kind, self.tables(kind, site)?)))

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use muster_types::catalog::{Catalog, SiteHistory};
 use muster_types::incident::{BeforePosition, IncidentSite};
 use muster_types::plan::{Note, Severity};
+use muster_types::request::Placement;
 use muster_types::table::CapturedTable;
 use muster_types::topology::{KindMode, Topology};
 use muster_types::{Kind, ShardName, SiteId, StoreId, Timestamp};
@@ -69,6 +70,8 @@ pub struct StoreToProbe {
 pub struct SiteStores {
     /// Stores in the order of dependencies.
     pub stores: Vec<FoundStore>,
+    /// Kinds of which it had rows and that the request leaves out.
+    pub left_out: Vec<Kind>,
     /// Findings about the site.
     pub notes: Vec<Note>,
 }
@@ -83,9 +86,22 @@ pub fn select_stores(
     catalog: &Catalog,
     sites: &[IncidentSite],
 ) -> Result<Vec<StoreToProbe>, PlanError> {
+    select_placed(topology, catalog, sites, &Placement::default())
+}
+
+/// As [`select_stores`], of a request that plans some of them elsewhere, or not at all.
+///
+/// # Errors
+/// As [`select_stores`].
+pub fn select_placed(
+    topology: &Topology,
+    catalog: &Catalog,
+    sites: &[IncidentSite],
+    placement: &Placement,
+) -> Result<Vec<StoreToProbe>, PlanError> {
     let graph = KindGraph::new(topology)?;
     let index = CatalogIndex::new(catalog);
-    let finder = Finder { topology, index: &index, graph: &graph };
+    let finder = Finder { topology, index: &index, graph: &graph, placement };
     let mut seen = BTreeSet::new();
     let mut probes = Vec::new();
     for site in sites.iter().filter(|site| seen.insert(&site.site)) {
@@ -110,6 +126,7 @@ pub(crate) struct Finder<'a> {
     pub(crate) topology: &'a Topology,
     pub(crate) index: &'a CatalogIndex<'a>,
     pub(crate) graph: &'a KindGraph,
+    pub(crate) placement: &'a Placement,
 }
 
 /// Rows of one kind in one shard.
@@ -148,11 +165,16 @@ impl<'a> Finder<'a> {
             let shard = self
                 .home_now(&asked.site, history, &kind, &source.shard, &mut now)
                 .unwrap_or_else(|| source.shard.clone());
+            let shard = self.placement.target(&shard).clone();
             let Candidate { shard: source, point, before, rows } = source;
+            if !self.placement.wants(&source, &kind) {
+                found.left_out.push(kind);
+                continue;
+            }
             let tables = self.tables(&source, &point, (&asked.site, &kind));
             found.stores.push(FoundStore { kind, source, shard, point, before, rows, tables });
         }
-        if found.stores.is_empty() && found.notes.is_empty() {
+        if found.stores.is_empty() && found.notes.is_empty() && found.left_out.is_empty() {
             let text = format!("the site has no rows at its target {}", asked.target);
             found.notes.push(unknown_site(&asked.site, &text));
         }
@@ -315,6 +337,9 @@ impl<'a> Finder<'a> {
         let present: BTreeSet<Kind> = found.stores.iter().map(|store| store.kind.clone()).collect();
         for (kind, config) in &self.topology.kinds {
             if config.mode == KindMode::Restored || present.contains(kind) {
+                continue;
+            }
+            if !self.placement.wants(&anchor.source, kind) {
                 continue;
             }
             if !config.after.is_empty() && self.graph.present_before(kind, &present).is_empty() {

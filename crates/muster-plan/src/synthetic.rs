@@ -137,6 +137,7 @@ pub fn topology(fleet: Fleet) -> Result<Topology, IdError> {
         kinds,
         shards: shards.collect::<Result<_, IdError>>()?,
         families: BTreeMap::new(),
+        sandboxes: BTreeMap::new(),
         tables,
         site_tables: Vec::new(),
         database_tables: BTreeMap::new(),
@@ -226,7 +227,7 @@ pub fn catalog(fleet: Fleet) -> Result<Catalog, IdError> {
         sites.insert(site_id(number)?, site_history(number, fleet, tables.len() as u32)?);
     }
     let read_at = began_at().plus_micros(POLL_MICROS * (i64::from(fleet.segments) + 1));
-    Ok(Catalog { repository: "synthetic".to_owned(), read_at, shards, sites })
+    Ok(Catalog { repository: "synthetic".to_owned(), read_at, shards, sites, unowned: Vec::new() })
 }
 
 fn site_id(number: u32) -> Result<SiteId, IdError> {
@@ -249,6 +250,7 @@ fn shard_history(number: u32, fleet: Fleet, tables: &[CapturedTable]) -> Result<
         boundary: boundary(0),
         tables: tables.to_vec(),
         packs: vec![object(format!("shards/shard-{number}/pack-0000.zst"))],
+        beside: muster_types::snapshot::Beside::default(),
     };
     let shared: Arc<[CapturedTable]> = tables.into();
     let segments = (1..=fleet.segments).map(|sequence| SegmentInfo {
@@ -390,5 +392,6 @@ pub fn request(fleet: Fleet) -> Result<PlanRequest, IdError> {
         overwrite: BTreeSet::new(),
         accept_block: BTreeSet::new(),
         accept_gap: BTreeSet::new(),
+        placement: muster_types::request::Placement::default(),
     })
 }

@@ -216,6 +216,7 @@ impl World {
             boundary,
             tables: tables(),
             packs: vec![object(&format!("pack-{number}"))],
+            beside: muster_types::snapshot::Beside::default(),
         });
         self.place(boundary, false, true);
     }
@@ -324,6 +325,7 @@ impl World {
             read_at: at(1e6),
             shards: [(shard("shard-0"), ShardHistory { incarnations: vec![history] })].into(),
             sites: (0..SITES.len()).map(|number| (site(SITES[number]), site_history(number))).collect(),
+            unowned: Vec::new(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Where each object of a repository lies, relative to its prefix.
 
-use muster_types::{Digest, Incarnation, RunId, ShardName, SnapshotId, Timestamp};
+use muster_types::{Digest, DrillId, Incarnation, RunId, ShardName, SnapshotId, Timestamp};
 
 /// The repository's own document.
 pub const REPOSITORY: &str = "repository.json";
@@ -93,6 +93,22 @@ pub fn job_record(name: &str, sequence: u64) -> String {
 /// The sign of life of a server.
 pub fn server(server: &str) -> String {
     format!("servers/{server}.json")
+}
+
+/// Folder of all drills.
+pub const DRILLS: &str = "drills/";
+
+/// Folder of what says whose the things in sandboxes are.
+pub const DRILLS_BEGUN: &str = "drills/begun/";
+
+/// That a drill began.
+pub fn drill_begun(drill: &DrillId) -> String {
+    format!("{DRILLS_BEGUN}{drill}.json")
+}
+
+/// What came of a drill; `began` is when it began, in digits.
+pub fn drill_record(began: &str, drill: &DrillId) -> String {
+    format!("{DRILLS}{began}-{drill}.json")
 }
 
 /// A run's plan.

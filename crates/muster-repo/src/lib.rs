@@ -35,6 +35,7 @@ pub mod chain;
 mod chunk;
 mod create;
 mod document;
+pub mod drills;
 pub mod error;
 pub mod jobs;
 pub mod keys;
@@ -51,6 +52,7 @@ pub mod segment;
 pub mod snapshot;
 
 pub use chain::{Chain, ChainError, ChainHead};
+pub use drills::DrillObjects;
 pub use error::{RepoError, RepoErrorKind};
 pub use memory::MemoryObjects;
 pub use objects::{Creation, ObjectEntry, Objects};

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use futures::{StreamExt, TryStreamExt};
 use muster_rows::{Row, RowsDigest, encode_row};
 use muster_types::format::FORMAT;
-use muster_types::snapshot::{ManifestPage, PageRef, SnapshotRoot, TableSlice};
+use muster_types::snapshot::{Beside, ManifestPage, PageRef, SnapshotRoot, TableSlice};
 use muster_types::table::CapturedTable;
 use muster_types::{Boundary, Digest, Incarnation, Position, ShardName, SiteId, SnapshotId};
 
@@ -53,6 +53,7 @@ pub struct SnapshotWriter {
     snapshot: SnapshotId,
     session: BTreeMap<String, String>,
     tables: Vec<CapturedTable>,
+    beside: Beside,
     pack: Option<ChunkWriter>,
     packs: Vec<SpoolFile>,
     slice: Option<Slice>,
@@ -79,6 +80,7 @@ impl SnapshotWriter {
             snapshot,
             session,
             tables: Vec::new(),
+            beside: Beside::default(),
             pack: None,
             packs: Vec::new(),
             slice: None,
@@ -93,6 +95,11 @@ impl SnapshotWriter {
     /// The tables; rows refer to them by index. Before the first row.
     pub fn tables(&mut self, tables: &[CapturedTable]) {
         self.tables = tables.to_vec();
+    }
+
+    /// What stands beside the tables.
+    pub fn beside(&mut self, beside: &Beside) {
+        self.beside = beside.clone();
     }
 
     /// Rows so far.
@@ -248,6 +255,7 @@ impl SnapshotWriter {
             packs,
             pages: self.pages.into_iter().map(|(page, _)| page).collect(),
             unowned: self.unowned,
+            beside: self.beside,
         };
         let key = folder + keys::ROOT;
         match objects.create(&key, to_json_zstd(&root)?).await? {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use muster_rows::{Change, Row};
 use muster_types::segment::{Commit, Mark, TableEvent};
+use muster_types::snapshot::Beside;
 use muster_types::table::CapturedTable;
 use muster_types::{Boundary, Digest, Incarnation, Position, SiteId, Timestamp};
 
@@ -40,6 +41,14 @@ pub trait SnapshotSink {
     /// # Errors
     /// What the sink meets.
     fn tables(&mut self, tables: &[CapturedTable]) -> Result<(), CaptureError>;
+
+    /// What the shard has beside its tables. Called at most once, behind [`Self::tables`].
+    ///
+    /// # Errors
+    /// What the sink meets.
+    fn beside(&mut self, _beside: &Beside) -> Result<(), CaptureError> {
+        Ok(())
+    }
 
     /// One row of (site, table); `None` for reference tables and rows whose site cannot be told, which come first.
     /// Rows of one (site, table) come together.

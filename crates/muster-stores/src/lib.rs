@@ -1,9 +1,11 @@
-//! Store drivers: each has a capture and a restore side. [`lookup`] finds live rows by a key.
+//! Store drivers: each has a capture and a restore side. [`lookup`] finds live rows by a key; [`sandbox`]: shards that drills
+//! make.
 
 pub mod capture;
 mod comparison;
 pub mod lookup;
 pub mod postgres;
+pub mod sandbox;
 pub mod sqlite;
 
 use std::collections::BTreeMap;

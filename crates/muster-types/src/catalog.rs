@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{Incarnation, Kind, ShardName, SiteId, SnapshotId};
 use crate::position::{Boundary, Position};
 use crate::segment::{Commit, Gap, LogFrame, Mark, TableEvent, TableEventKind};
-use crate::snapshot::{ObjectInfo, TableSlice};
+use crate::snapshot::{Beside, ObjectInfo, TableSlice};
 use crate::table::CapturedTable;
 use crate::time::Timestamp;
 
@@ -26,6 +26,9 @@ pub struct Catalog {
     pub shards: BTreeMap<ShardName, ShardHistory>,
     /// By site; sites that were asked for and have left no trace are absent.
     pub sites: BTreeMap<SiteId, SiteHistory>,
+    /// By shard and incarnation: rows of reference tables, and owned rows whose site cannot be told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unowned: Vec<SiteTrace>,
 }
 
 /// All incarnations of a shard, oldest first.
@@ -123,6 +126,9 @@ pub struct SnapshotInfo {
     pub tables: Vec<CapturedTable>,
     /// Its packs.
     pub packs: Vec<ObjectInfo>,
+    /// What stands beside its tables.
+    #[serde(default, skip_serializing_if = "Beside::is_empty")]
+    pub beside: Beside,
 }
 
 /// A segment, without its sites.

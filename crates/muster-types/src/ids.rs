@@ -215,6 +215,13 @@ text_id!(
 );
 untyped_text!(PlanId);
 
+text_id!(
+    /// One drill: small letters and digits, since it is part of database names.
+    DrillId,
+    "drill"
+);
+untyped_text!(DrillId);
+
 /// The generation of the engine that holds a run; a higher epoch fences a lower one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -120,6 +120,13 @@ pub enum Record {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Outcome {
+    /// Of `provision`.
+    Provisioned {
+        /// Tables made.
+        tables: u64,
+        /// Reference rows loaded, and read back.
+        rows: u64,
+    },
     /// Of `stage`.
     Staged {
         /// Rows loaded.
@@ -149,6 +156,10 @@ pub enum Outcome {
         /// rows were compared with the staged ones instead.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         compared_live: Vec<String>,
+        /// The shard was provisioned by the run, and may not be captured yet: all live rows were read and compared, and
+        /// the log was not asked.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        read_whole: bool,
     },
     /// Of `handback`.
     HandedBack,

@@ -13,6 +13,7 @@
 
 pub mod catalog;
 pub mod digest;
+pub mod drill;
 pub mod format;
 pub mod ids;
 pub mod incident;
@@ -31,7 +32,8 @@ pub mod topology;
 
 pub use digest::Digest;
 pub use ids::{
-    Epoch, IdError, Incarnation, Kind, PlanId, RunId, ShardName, SiteId, SnapshotId, StoreId, TypedId,
+    DrillId, Epoch, IdError, Incarnation, Kind, PlanId, RunId, ShardName, SiteId, SnapshotId, StoreId,
+    TypedId,
 };
 pub use position::{Boundary, ChangeKey, Position};
 pub use time::Timestamp;

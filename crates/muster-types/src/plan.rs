@@ -13,8 +13,8 @@ use crate::ids::{IdError, Incarnation, Kind, PlanId, ShardName, SiteId, Snapshot
 use crate::incident::BeforePosition;
 use crate::position::{Boundary, Position};
 use crate::request::PlanRequest;
-use crate::snapshot::{Chunk, ObjectInfo};
-use crate::table::CapturedTable;
+use crate::snapshot::{Beside, Chunk, ObjectInfo};
+use crate::table::{CapturedTable, TableDef};
 use crate::time::Timestamp;
 
 /// Every step, edge, input object, demand and recovery point.
@@ -42,6 +42,9 @@ pub struct Plan {
     pub sites: Vec<SitePlan>,
     /// Touched shards.
     pub shards: BTreeMap<ShardName, ShardPlan>,
+    /// Empty shards that are given definitions and reference rows before anything is loaded into them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub provisions: BTreeMap<ShardName, Provision>,
     /// Capacity of each pool.
     pub pools: BTreeMap<String, u64>,
     /// Steps; edges and journal refer to them by key.
@@ -72,6 +75,7 @@ impl Plan {
             tables: &self.tables,
             sites: &self.sites,
             shards: &self.shards,
+            provisions: &self.provisions,
             pools: &self.pools,
             steps: &self.steps,
             notes: &self.notes,
@@ -110,9 +114,49 @@ struct Content<'a> {
     tables: &'a [CapturedTable],
     sites: &'a [SitePlan],
     shards: &'a BTreeMap<ShardName, ShardPlan>,
+    #[serde(skip_serializing_if = "no_provisions")]
+    provisions: &'a BTreeMap<ShardName, Provision>,
     pools: &'a BTreeMap<String, u64>,
     steps: &'a [PlanStep],
     notes: &'a [Note],
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference to the field")]
+fn no_provisions(provisions: &&BTreeMap<ShardName, Provision>) -> bool {
+    provisions.is_empty()
+}
+
+/// What an empty shard is given: what another one had at a recovery point.
+///
+/// Checks of stores that are published into such a shard read its rows whole: capture may not have begun there, so that no
+/// log holds the marks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Provision {
+    /// The shard that had it.
+    pub source: ShardName,
+    /// The history that `boundary` is a place of.
+    pub incarnation: Incarnation,
+    /// The latest recovery point of the stores that go there.
+    pub boundary: Boundary,
+    /// All tables that sites share, parents first; rows are read of reference tables only.
+    pub tables: Vec<TableInput>,
+    /// What stood beside them at the last snapshot.
+    pub beside: Beside,
+    /// Roles that the place lacks: what they owned or were granted is left out.
+    pub without_roles: Vec<String>,
+    /// Reference rows, by the counts of the index.
+    pub rows: u64,
+    /// Compressed bytes to read.
+    pub bytes: u64,
+}
+
+/// What a driver says of a shard that stores are to go to though they were elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardSurvey {
+    /// Its tables, without Muster's own and without those of single sites; none in an empty shard.
+    pub tables: Vec<TableDef>,
+    /// Roles that the wanted definitions name and that are not there.
+    pub missing_roles: Vec<String>,
 }
 
 /// One site's part.
@@ -280,6 +324,8 @@ pub struct ShardPlan {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(try_from = "String")]
 pub enum StepKey {
+    /// Give an empty shard its definitions and reference rows.
+    Provision(ShardName),
     /// Load a store's rows at its recovery point beside the live data.
     Stage(StoreId),
     /// Prove the staged rows equal to what the repository holds.
@@ -301,6 +347,7 @@ crate::ids::written_as_text!(StepKey);
 impl fmt::Display for StepKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Provision(shard) => write!(f, "provision/{shard}"),
             Self::Stage(store) => write!(f, "stage/{store}"),
             Self::Verify(store) => write!(f, "verify/{store}"),
             Self::Publish(store) => write!(f, "publish/{store}"),
@@ -319,6 +366,7 @@ impl FromStr for StepKey {
         let malformed = || IdError::Malformed { text: text.to_owned(), wanted: "step" };
         let (verb, subject) = text.split_once('/').ok_or_else(malformed)?;
         Ok(match verb {
+            "provision" => Self::Provision(subject.parse()?),
             "stage" => Self::Stage(subject.parse()?),
             "verify" => Self::Verify(subject.parse()?),
             "publish" => Self::Publish(subject.parse()?),
@@ -351,7 +399,7 @@ impl StepKey {
         match self {
             Self::Stage(store) | Self::Verify(store) | Self::Publish(store) => Some(&store.site),
             Self::Check(site) | Self::Handback(site) => Some(site),
-            Self::DigestBefore(_) | Self::DigestAfter(_) => None,
+            Self::Provision(_) | Self::DigestBefore(_) | Self::DigestAfter(_) => None,
         }
     }
 

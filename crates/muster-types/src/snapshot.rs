@@ -74,6 +74,27 @@ pub struct SnapshotRoot {
     pub pages: Vec<PageRef>,
     /// Rows of reference tables, and owned rows whose site cannot be told.
     pub unowned: Vec<TableSlice>,
+    /// What stands beside the tables.
+    #[serde(default, skip_serializing_if = "Beside::is_empty")]
+    pub beside: Beside,
+}
+
+/// What a shard has beside its tables, as an empty shard is given it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beside {
+    /// By name as the shard writes it: the last number that a sequence gave.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sequences: BTreeMap<String, i64>,
+    /// Statements that make views and triggers again, in order, where the tables' own statements do not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub statements: Vec<String>,
+}
+
+impl Beside {
+    /// There is nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// A manifest page and the sites in it.

@@ -49,6 +49,9 @@ pub(crate) async fn apply(topology: &Path, args: ApplyArgs) -> Result<ExitCode> 
              plan again"
         )));
     }
+    if let Some(run) = args.run.as_ref().filter(|run| run.as_str().starts_with(muster_drill::RUN_PREFIX)) {
+        return Err(exit::input(format!("`{run}` is named like the run of a drill; choose another name")));
+    }
     let context = Context::open(topology).await?;
     if let Some(run) = &args.run {
         refuse_known(&context, run).await?;
@@ -119,7 +122,7 @@ fn new_run_id(plan: &Plan, now: Timestamp) -> Result<RunId> {
 }
 
 /// Cancelled by the first Ctrl-C or SIGTERM; a second one ends the process, as a crash would.
-fn cancel_on_signal() -> Cancel {
+pub(crate) fn cancel_on_signal() -> Cancel {
     let cancel = Cancel::new();
     let signalled = cancel.clone();
     tokio::spawn(async move {

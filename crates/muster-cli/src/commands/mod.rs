@@ -7,6 +7,8 @@ pub(crate) mod check;
 pub(crate) mod demo;
 pub(crate) mod detect;
 pub(crate) mod diff;
+pub(crate) mod drill;
+mod drill_history;
 pub(crate) mod export;
 mod families;
 pub(crate) mod history;
@@ -49,6 +51,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         Command::Diff(command) => diff::run(topology, command).await,
         Command::History(command) => history::run(topology, command).await,
         Command::Export(command) => export::run(topology, command).await,
+        Command::Drill(command) => drill::run(topology, command).await,
         Command::S3(command) => s3::run(command).await,
     }
 }

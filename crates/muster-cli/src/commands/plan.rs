@@ -6,13 +6,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
-use muster_engine::driver::StoreProbe;
-use muster_plan::planner::{self, PlanInput, StoreToProbe};
+use muster_drill::look;
+use muster_plan::planner::{self, PlanInput};
 use muster_types::catalog::Catalog;
 use muster_types::format::{self, FORMAT};
 use muster_types::incident::{Incident, IncidentSite};
-use muster_types::plan::{LiveStore, Plan, Severity};
-use muster_types::request::{PlanRequest, ProofLevel};
+use muster_types::plan::{Plan, Severity};
+use muster_types::request::{Placement, PlanRequest, ProofLevel};
 use muster_types::{ShardName, SiteId, StoreId, Timestamp};
 
 use crate::commands::plan_view;
@@ -48,6 +48,16 @@ pub(crate) struct PlanArgs {
     /// Accept the loss that a gap in a shard's log means, as its note names it.
     #[arg(long, value_name = "GAP")]
     accept_gap: Vec<String>,
+    /// Plan what would go into the shard OLD into the shard NEW, of the same driver; OLD may be gone. An empty NEW is first
+    /// given the definitions and reference rows that OLD had.
+    #[arg(long, value_name = "OLD=NEW", value_parser = to_shard)]
+    to_shard: Vec<(ShardName, ShardName)>,
+    /// Plan only what this shard held; the sites' other stores are left as they are.
+    #[arg(long, value_name = "SHARD")]
+    only_shard: Vec<ShardName>,
+    /// Let a shard of another region than the site's hold it.
+    #[arg(long)]
+    allow_region: bool,
     /// Print the plan as JSON.
     #[arg(long)]
     json: bool,
@@ -74,6 +84,7 @@ pub(crate) async fn run(topology: &Path, args: PlanArgs) -> Result<ExitCode> {
         overwrite: args.overwrite.iter().cloned().collect(),
         accept_block: args.accept_block.iter().cloned().collect(),
         accept_gap: args.accept_gap.iter().cloned().collect(),
+        placement: placement(&context, &args)?,
     };
     let plan = make(&context, &request).await?;
     write(&plan, &args.out)?;
@@ -96,42 +107,50 @@ pub(crate) async fn run(topology: &Path, args: PlanArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// `OLD=NEW`.
+fn to_shard(text: &str) -> Result<(ShardName, ShardName), String> {
+    let (old, new) = text.split_once('=').ok_or("write it as OLD=NEW")?;
+    let name = |text: &str| text.parse::<ShardName>().map_err(|error| error.to_string());
+    Ok((name(old)?, name(new)?))
+}
+
+fn placement(context: &Context, args: &PlanArgs) -> Result<Placement> {
+    let shards = &context.topology.shards;
+    let mut placement = Placement {
+        allow_region: args.allow_region,
+        only_shards: args.only_shard.iter().cloned().collect(),
+        ..Placement::default()
+    };
+    for (old, new) in &args.to_shard {
+        if !shards.contains_key(new) {
+            return Err(exit::input(format!(
+                "--to-shard {old}={new}: the topology declares no shard `{new}`; declare it with the driver, region and kinds \
+                 that `{old}` had"
+            )));
+        }
+        if let Some(other) = placement.to_shard.insert(old.clone(), new.clone()).filter(|other| other != new)
+        {
+            return Err(exit::input(format!(
+                "--to-shard sends `{old}` to `{other}` and to `{new}`; name one of them"
+            )));
+        }
+    }
+    Ok(placement)
+}
+
 /// Reads the catalog, asks the drivers, plans.
 pub(crate) async fn make(context: &Context, request: &PlanRequest) -> Result<Plan> {
     let sites = &request.incident.sites;
     let mut catalog = context.catalog_of(sites.iter().map(|site| site.site.clone())).await?;
     muster_inspect::read_facts(&context.repository, &context.topology, &mut catalog, sites).await?;
-    let probes = planner::select_stores(&context.topology, &catalog, sites)?;
-    let live = probe(context, &probes).await?;
-    let now = context::now();
-    Ok(planner::plan(PlanInput {
-        topology: &context.topology,
-        catalog: &catalog,
-        request,
-        live: &live,
-        now,
-    })?)
-}
-
-/// Asks every shard's driver for the live state of the stores that go there.
-pub(crate) async fn probe(
-    context: &Context,
-    stores: &[StoreToProbe],
-) -> Result<BTreeMap<StoreId, LiveStore>> {
-    let mut by_shard: BTreeMap<&ShardName, Vec<StoreProbe>> = BTreeMap::new();
-    for store in stores {
-        let probe = StoreProbe { store: store.store.clone(), tables: store.tables.clone() };
-        by_shard.entry(&store.shard).or_default().push(probe);
-    }
+    let probes = planner::select_placed(&context.topology, &catalog, sites, &request.placement)?;
     let drivers = context.drivers();
-    let mut live = BTreeMap::new();
-    for (shard, probes) in by_shard {
-        let Some(driver) = drivers.get(shard) else { continue };
-        let answers =
-            driver.probe(&probes).await.with_context(|| format!("failed to look at shard {shard}"))?;
-        live.extend(probes.into_iter().map(|probe| probe.store).zip(answers));
-    }
-    Ok(live)
+    let surveys = look::surveys(&drivers, &catalog, &probes, &request.placement).await?;
+    let live = look::live(&drivers, probes, &surveys).await?;
+    let now = context::now();
+    let topology = &context.topology;
+    let input = PlanInput { topology, catalog: &catalog, request, live: &live, now };
+    Ok(planner::plan_placed(input, &surveys)?)
 }
 
 async fn incident(context: &Context, args: &PlanArgs) -> Result<Incident> {

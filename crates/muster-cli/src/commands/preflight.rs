@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
+use muster_drill::look;
 use muster_plan::preflight::{FoundId, GivenId, Judgement, PreflightInput, judge};
 use muster_plan::select_stores;
 use muster_repo::preflights;
@@ -18,7 +19,7 @@ use muster_types::preflight::{Expectation, Preflight, hash_of};
 use muster_types::topology::SITE_ID_TYPE;
 use muster_types::{Digest, Kind, SiteId};
 
-use super::{apply, plan, preflight_view};
+use super::{apply, preflight_view};
 use crate::context::{self, Context};
 use crate::{exit, print, select};
 
@@ -172,7 +173,7 @@ async fn ask(context: &Context, ids: &Path, expected: Expectation, valid_seconds
     };
     let at_now: Vec<IncidentSite> = sites.iter().map(at_now).collect();
     let stores = select_stores(&context.topology, &catalog, &at_now)?;
-    let live = plan::probe(context, &stores).await?;
+    let live = look::live(&context.drivers(), stores.clone(), &BTreeMap::new()).await?;
     let Judgement { subjects, loss, refusals } = judge(PreflightInput {
         topology: &context.topology,
         expected: &expected,

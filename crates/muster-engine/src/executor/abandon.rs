@@ -53,6 +53,11 @@ pub(super) async fn abandon(
     if !failed.is_empty() {
         return Err(EngineError::Shards { failed });
     }
+    say(taken, options, reason).await
+}
+
+/// Says in the journal that the run is given up.
+pub(super) async fn say(taken: TakeOver, options: &Options, reason: &str) -> Result<(), EngineError> {
     let (journal, _, writing) = taken.into_journal(options.faults.clone());
     // Dropping the journal behind the record lets the writer end once it is durable.
     drop(journal.append(vec![Record::Abandoned { at: options.clock.now(), reason: reason.to_owned() }]));

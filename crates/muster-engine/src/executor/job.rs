@@ -8,7 +8,7 @@ use muster_types::plan::{Restoration, StepKey};
 use muster_types::{Digest, ShardName, SiteId, StoreId};
 
 use super::context::{Context, StepError, StepResult, restored};
-use super::{check, command, neighbours, stage};
+use super::{check, command, neighbours, provision, stage};
 use crate::driver::{ErrorClass, StoreDriver, StoreWork};
 use crate::journal::{RunState, StepPhase};
 
@@ -25,6 +25,7 @@ pub(super) struct CheckedStore {
 
 /// An attempt, with what it takes from earlier steps.
 pub(super) enum Job {
+    Provision(ShardName),
     Stage(StoreId),
     Verify {
         store: StoreId,
@@ -59,6 +60,7 @@ impl Job {
         let missing =
             |what: &str| StepError::permanent(format!("the journal lacks {what} of {key}; plan again"));
         Ok(match key {
+            StepKey::Provision(shard) => Self::Provision(shard.clone()),
             StepKey::Stage(store) => Self::Stage(store.clone()),
             StepKey::Verify(store) => {
                 let stage = state.step(&StepKey::Stage(store.clone()));
@@ -103,7 +105,7 @@ impl Job {
     /// and made again if it is not whole, so that nothing is lost when its record is.
     pub(super) fn is_visible(&self) -> bool {
         match self {
-            Self::Publish { .. } | Self::Command { .. } | Self::Handback(_) => true,
+            Self::Provision(_) | Self::Publish { .. } | Self::Command { .. } | Self::Handback(_) => true,
             Self::Stage(_) | Self::Verify { .. } | Self::Check(_) => false,
             Self::DigestBefore(_) | Self::DigestAfter { .. } => false,
         }
@@ -112,6 +114,7 @@ impl Job {
     /// Does it.
     pub(super) async fn run(self, context: &Context) -> StepResult {
         match self {
+            Self::Provision(shard) => provision::provision(context, &shard).await,
             Self::Stage(store) => stage::stage(context, &store).await,
             Self::Verify { store, staged, inherited } => verify(context, &store, &staged, inherited).await,
             Self::Publish { store, staged, migrated } => {

@@ -24,6 +24,7 @@ mod log;
 mod neighbours;
 mod pace;
 mod preflight;
+mod provision;
 mod rows;
 mod stage;
 mod start;
@@ -173,6 +174,24 @@ impl Engine {
         self.check_drivers(&history.plan)?;
         let taken = TakeOver::take(&self.repository, run, &self.writer()).await?;
         abandon::abandon(taken, &self.drivers, &self.options, reason).await
+    }
+
+    /// Gives up the run of a drill, whose shards need not be there any more: says so in the journal and does nothing else. A
+    /// run that has ended stays as it is.
+    ///
+    /// # Errors
+    /// [`EngineError`]; [`EngineError::Refused`] for a run that is no drill's.
+    pub async fn close_drill(&self, run: &RunId, reason: &str) -> Result<(), EngineError> {
+        let history = crate::journal::read_run(&self.repository, run).await?;
+        if !history.plan.request.placement.sandbox {
+            let reasons = vec![format!("run {run} is no drill's; `muster abandon {run}` gives it up")];
+            return Err(EngineError::Refused { reasons });
+        }
+        if history.state.finished().is_some() || history.state.abandoned().is_some() {
+            return Ok(());
+        }
+        let taken = TakeOver::take(&self.repository, run, &self.writer()).await?;
+        abandon::say(taken, &self.options, reason).await
     }
 
     async fn work(&self, taken: TakeOver, cancel: &Cancel) -> Result<RunSummary, EngineError> {

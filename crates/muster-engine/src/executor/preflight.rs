@@ -129,6 +129,15 @@ async fn live(drivers: &Drivers, plan: &Plan) -> Result<Vec<String>, EngineError
     let mut reasons = Vec::new();
     for (shard, stores) in shards {
         let driver = driver(drivers, shard)?;
+        if plan.provisions.contains_key(shard) {
+            let surveyed = insist(Duration::ZERO, || driver.survey(&[])).await;
+            let inhabited =
+                surveyed.ok().and_then(|survey| survey.tables.first().map(|table| table.name.clone()));
+            reasons.extend(inhabited.map(|table| {
+                format!("shard `{shard}` was empty when the plan was made, and has a table `{table}` now")
+            }));
+            continue;
+        }
         let probes: Vec<StoreProbe> =
             stores.iter().map(|(store, planned)| probe(plan, store, planned)).collect();
         let probed = insist(Duration::ZERO, || driver.probe(&probes)).await;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use muster_repo::log::LogChange;
 use muster_repo::{RangeLimits, RangeReader, Repository};
 use muster_types::ShardName;
-use muster_types::plan::{Plan, StepKey, StorePlan, TableInput};
+use muster_types::plan::{Plan, StepKey, TableInput};
 
 use super::context::restored;
 use super::log::ShardLog;
@@ -27,7 +27,13 @@ impl RowSource {
         for (store, planned) in plan.sites.iter().flat_map(restored) {
             let staged = |key| state.step(&key).is_some_and(|step| step.phase == StepPhase::Succeeded);
             if !staged(StepKey::Publish(store.clone())) && !staged(StepKey::Stage(store)) {
-                add_ranges(planned, &mut ranges);
+                add_inputs(&planned.tables, &mut ranges);
+            }
+        }
+        for (shard, provision) in &plan.provisions {
+            let done = state.step(&StepKey::Provision(shard.clone()));
+            if done.is_some_and(|step| step.phase != StepPhase::Succeeded) {
+                add_inputs(&provision.tables, &mut ranges);
             }
         }
         let object = |(object, ranges)| Some((plan.objects.get(object as usize)?.clone(), ranges));
@@ -48,8 +54,8 @@ impl RowSource {
     }
 }
 
-fn add_ranges(store: &StorePlan, ranges: &mut BTreeMap<u32, Vec<(u64, u64)>>) {
-    for TableInput { base, changes, .. } in &store.tables {
+fn add_inputs(tables: &[TableInput], ranges: &mut BTreeMap<u32, Vec<(u64, u64)>>) {
+    for TableInput { base, changes, .. } in tables {
         let base = base.iter().map(|base| (base.object, &base.chunks));
         for (object, chunks) in base.chain(changes.iter().map(|changes| (changes.object, &changes.chunks))) {
             ranges.entry(object).or_default().extend(chunks.iter().map(|chunk| (chunk.offset, chunk.bytes)));

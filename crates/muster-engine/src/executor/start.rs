@@ -47,6 +47,11 @@ pub(super) async fn start(
     let mut ready = Ready { found: Vec::new(), refused: HashMap::new() };
     let fences = super::shards(plan).map(|shard| async move {
         let Some(driver) = engine.drivers.get(shard) else { return (shard, Ok(Vec::new())) };
+        if to_provision(plan, state, shard)
+            && let Err(error) = insist(PATIENCE, || driver.make_place()).await
+        {
+            return (shard, Err(error));
+        }
         (shard, insist(PATIENCE, || driver.fence(run, epoch)).await)
     });
     let mut usable = Vec::new();
@@ -179,6 +184,12 @@ impl Ready {
             }
         }
     }
+}
+
+/// The shard is to be given its definitions still.
+fn to_provision(plan: &Plan, state: &RunState, shard: &ShardName) -> bool {
+    plan.provisions.contains_key(shard)
+        && phase(state, &StepKey::Provision(shard.clone())) != StepPhase::Succeeded
 }
 
 /// Restored stores by shard, of sites that are not handed back.

@@ -368,7 +368,8 @@ fn plain_standing(step: &StepState, retry_failed: bool) -> StandingPhase {
 fn fits(step: &StepKey, outcome: &Outcome) -> bool {
     matches!(
         (step, outcome),
-        (StepKey::Stage(_), Outcome::Staged { .. })
+        (StepKey::Provision(_), Outcome::Provisioned { .. })
+            | (StepKey::Stage(_), Outcome::Staged { .. })
             | (StepKey::Verify(_), Outcome::Verified { .. })
             | (StepKey::Publish(_), Outcome::Published(_))
             | (StepKey::Check(_), Outcome::Checked { .. })

@@ -189,7 +189,9 @@ fn ranks(steps: &[PlanStep], remaining: &[u64], deadlines: &BTreeMap<SiteId, Tim
     let sites = site_orders(steps, remaining, deadlines);
     // A shard's own steps gate or follow those of many sites: the first as soon, the last as late as possible.
     let of_step = |index: u32, step: &PlanStep| match &step.key {
-        StepKey::DigestBefore(_) => SiteOrder { slack_micros: i64::MIN, first_step: index },
+        StepKey::Provision(_) | StepKey::DigestBefore(_) => {
+            SiteOrder { slack_micros: i64::MIN, first_step: index }
+        }
         StepKey::DigestAfter(_) => SiteOrder { slack_micros: i64::MAX, first_step: index },
         key => key
             .site()

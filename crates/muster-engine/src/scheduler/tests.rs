@@ -36,6 +36,7 @@ fn outcome_of(key: &StepKey) -> Outcome {
     let digest =
         || NeighbourDigest { position: Position(0), rows: 0, state: String::new(), digest: Digest::of(b"") };
     match key {
+        StepKey::Provision(_) => Outcome::Provisioned { tables: 1, rows: 0 },
         StepKey::Stage(_) => Outcome::Staged { rows: 0, bytes: 0, tables: BTreeMap::new() },
         StepKey::Verify(_) => Outcome::Verified { rows: 0, digest: Digest::of(b""), migrated: None },
         StepKey::Publish(_) => Outcome::Published(Published {
@@ -45,7 +46,7 @@ fn outcome_of(key: &StepKey) -> Outcome {
             blocked_micros: 0,
             at: at(0),
         }),
-        StepKey::Check(_) => Outcome::Checked { changes: 0, compared_live: vec![] },
+        StepKey::Check(_) => Outcome::Checked { changes: 0, compared_live: vec![], read_whole: false },
         StepKey::Handback(_) => Outcome::HandedBack,
         StepKey::DigestBefore(_) => Outcome::DigestedBefore(digest()),
         StepKey::DigestAfter(_) => Outcome::DigestedAfter { digest: digest(), changes: 0 },

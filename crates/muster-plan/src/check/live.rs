@@ -42,7 +42,9 @@ pub(crate) fn plan_notes(
             checks.target(site, store, &id);
             checks.capacity(store, &id);
             if store.restoration == Restoration::Restored {
-                checks.unprobed += u64::from(!live.contains_key(&id) && store.live.definitions.is_none());
+                let unasked = !live.contains_key(&id) && store.live.definitions.is_none();
+                let empty = plan.provisions.contains_key(&store.shard);
+                checks.unprobed += u64::from(unasked && !empty);
                 checks.live(store, &id, live.get(&id).unwrap_or(&store.live));
             }
         }

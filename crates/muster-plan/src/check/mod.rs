@@ -66,7 +66,8 @@ pub fn check(
         }
     };
     let index = CatalogIndex::new(catalog);
-    let finder = Finder { topology, index: &index, graph: &graph };
+    let placement = &plan.request.placement;
+    let finder = Finder { topology, index: &index, graph: &graph, placement };
     let mut survey = Survey::new(&finder, &plan.request);
     for asked in unique(&plan.request.incident) {
         let found = finder.stores_of(asked);

@@ -121,7 +121,10 @@ impl<'a> Survey<'a> {
             }
             stores.push(subject.clone());
         }
-        if store.source != store.shard {
+        let placement = &self.request.placement;
+        if placement.to_shard.values().any(|target| *target == store.shard) && store.source != store.shard {
+            self.elsewhere(&subject, store);
+        } else if store.source != store.shard {
             let text = format!(
                 "the site moved since: rows come from shard {} and go to shard {}, which holds it now",
                 store.source, store.shard
@@ -137,6 +140,38 @@ impl<'a> Survey<'a> {
         }
     }
 
+    /// A store that the request plans into another shard must find a place there.
+    fn elsewhere(&mut self, subject: &str, store: &FoundStore) {
+        let Some(shard) = self.topology().shards.get(&store.shard) else { return };
+        let text =
+            format!("rows come from shard {} and go to shard {}, as asked for", store.source, store.shard);
+        let hint = "what lives in the former is not looked at: close it, or take the site's rows away there";
+        self.notes.push(note(Severity::Info, "restored-elsewhere", subject, text, hint));
+        if !shard.kinds.contains(&store.kind) {
+            let text = format!("shard {} hosts no {}", store.shard, store.kind);
+            let hint =
+                "name the kind in the shard's `kinds` in the topology, or another shard with --to-shard";
+            self.notes.push(note(Severity::Error, "kind-not-hosted", subject, text, hint));
+        }
+        let other = |of: &&SiteId| !subject.starts_with(&format!("{of}/"));
+        if let Some(of) = shard.site.as_ref().filter(other) {
+            let text = format!("shard {} is the database of {of} alone", store.shard);
+            let hint = "name a shard with --to-shard that is not a single site's";
+            self.notes.push(note(Severity::Error, "kind-not-hosted", subject, text, hint));
+        }
+        let source = self.topology().shards.get(&store.source).map(|source| source.driver.name());
+        if source.is_some_and(|source| source != shard.driver.name()) {
+            let text = format!(
+                "shard {} has driver {}, and {} another",
+                store.shard,
+                shard.driver.name(),
+                store.source
+            );
+            let hint = "name a shard of the same driver with --to-shard";
+            self.notes.push(note(Severity::Error, "other-driver", subject, text, hint));
+        }
+    }
+
     fn region(&mut self, subject: String, store: &FoundStore, facts: &SiteFacts) {
         let Some(shard) = self.topology().shards.get(&store.shard) else {
             let text = format!("shard {} is not in the topology", store.shard);
@@ -149,17 +184,21 @@ impl<'a> Survey<'a> {
         let wanted = home.or(source.map(|region| (region, "its rows come from")));
         if let Some((region, says)) = wanted.filter(|(region, _)| **region != shard.region) {
             let text = format!("shard {} is in region {}, {says} region {region}", store.shard, shard.region);
-            let hint = "restore it to a shard of its own region, or correct the region in the topology";
-            self.notes.push(note(Severity::Error, "region-mismatch", subject, text, hint));
+            let hint = "restore it to a shard of its own region, allow the other one with --allow-region, or correct the \
+                        region in the topology";
+            let allowed = self.request.placement.allow_region;
+            let severity = if allowed { Severity::Warning } else { Severity::Error };
+            self.notes.push(note(severity, "region-mismatch", subject, text, hint));
         }
     }
 
     /// Products and apps that a site ought to have, and kinds without what they stand on.
     fn dependencies(&mut self, asked: &IncidentSite, found: &SiteStores, facts: &SiteFacts) {
-        let present: BTreeSet<&Kind> = found.stores.iter().map(|store| &store.kind).collect();
+        let mut present: BTreeSet<&Kind> = found.stores.iter().map(|store| &store.kind).collect();
         if present.is_empty() {
             return;
         }
+        present.extend(&found.left_out);
         for kind in facts.licensed.iter().filter(|kind| !present.contains(kind)) {
             let declared = self.topology().kinds.get(kind);
             let text = match declared.map(|config| &config.mode) {

@@ -295,6 +295,7 @@ impl Script {
             boundary,
             tables: self.tables.clone(),
             packs: vec![self.object(&format!("pack-{number}"))],
+            beside: muster_types::snapshot::Beside::default(),
         };
         self.history.snapshots.push(info);
         if self.history.segments.is_empty() {
@@ -349,6 +350,7 @@ pub(crate) fn catalog(scripts: &[&Script]) -> Catalog {
         read_at: at(1e6),
         shards: BTreeMap::new(),
         sites: BTreeMap::new(),
+        unowned: Vec::new(),
     };
     for script in scripts {
         catalog.shards.entry(script.shard.clone()).or_default().incarnations.push(script.history.clone());
@@ -399,5 +401,6 @@ pub(crate) fn request(sites: Vec<IncidentSite>) -> PlanRequest {
         overwrite: BTreeSet::new(),
         accept_block: BTreeSet::new(),
         accept_gap: BTreeSet::new(),
+        placement: muster_types::request::Placement::default(),
     }
 }

@@ -23,6 +23,7 @@ struct ShardRead {
     shard: ShardName,
     incarnations: Vec<IncarnationHistory>,
     traces: BTreeMap<(SiteId, u32), SiteTrace>,
+    unowned: Vec<SiteTrace>,
     damages: Vec<RepoError>,
 }
 
@@ -43,6 +44,7 @@ pub(super) async fn survey(
         read_at: now,
         shards: BTreeMap::new(),
         sites: BTreeMap::new(),
+        unowned: Vec::new(),
     };
     let mut damages = Vec::new();
     for read in reads {
@@ -51,6 +53,7 @@ pub(super) async fn survey(
             let history = catalog.sites.entry(site).or_default();
             history.traces.push(trace);
         }
+        catalog.unowned.extend(read.unowned);
         damages.extend(read.damages);
     }
     Ok(Survey { catalog, damages })
@@ -62,13 +65,19 @@ async fn read_shard(
     sites: Arc<Sites>,
 ) -> Result<ShardRead, RepoError> {
     let documents = repository.incarnations(&shard).await?;
-    let mut read =
-        ShardRead { shard, incarnations: Vec::new(), traces: BTreeMap::new(), damages: Vec::new() };
+    let mut read = ShardRead {
+        shard,
+        incarnations: Vec::new(),
+        traces: BTreeMap::new(),
+        unowned: Vec::new(),
+        damages: Vec::new(),
+    };
     for (number, document) in (0..).zip(&documents) {
         let (snapshots, log) = futures::try_join!(
             snapshots::read(repository, &read.shard, &document.incarnation, Arc::clone(&sites)),
             log::read(repository, &read.shard, &document.incarnation, Arc::clone(&sites)),
         )?;
+        read.add_unowned(number, snapshots.unowned, log.unowned);
         read.add_slices(number, snapshots.slices);
         read.add_frames(number, log.frames);
         read.damages.extend(snapshots.damages.into_iter().chain(log.damages));
@@ -106,6 +115,17 @@ impl ShardRead {
             snapshots: BTreeMap::new(),
             segments: BTreeMap::new(),
         })
+    }
+
+    /// What belongs to no site.
+    fn add_unowned(&mut self, incarnation: u32, slices: Vec<Vec<TableSlice>>, frames: Vec<Vec<LogFrame>>) {
+        let trace = SiteTrace {
+            shard: self.shard.clone(),
+            incarnation,
+            snapshots: (0..).zip(slices).filter(|(_, slices)| !slices.is_empty()).collect(),
+            segments: (0..).zip(frames).filter(|(_, frames)| !frames.is_empty()).collect(),
+        };
+        self.unowned.push(trace);
     }
 
     fn add_slices(&mut self, incarnation: u32, slices: BySite<TableSlice>) {

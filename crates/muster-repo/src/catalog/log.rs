@@ -20,6 +20,7 @@ use crate::repository::Repository;
 pub(super) struct Log {
     pub(super) segments: Vec<SegmentInfo>,
     pub(super) frames: BySite<LogFrame>,
+    pub(super) unowned: Vec<Vec<LogFrame>>,
     pub(super) gaps: Vec<Gap>,
     pub(super) damages: Vec<RepoError>,
 }
@@ -30,6 +31,7 @@ struct Index {
     predecessor: Option<Digest>,
     info: SegmentInfo,
     frames: BTreeMap<SiteId, Vec<LogFrame>>,
+    unowned: Vec<LogFrame>,
 }
 
 pub(super) async fn read(
@@ -84,6 +86,7 @@ async fn read_index(
             digest: Digest::of(&body),
             predecessor: segment.predecessor,
             frames: segment.sites,
+            unowned: segment.unowned,
             info: SegmentInfo {
                 sequence,
                 after: segment.after,
@@ -143,6 +146,7 @@ fn link(log: &mut Log, indexes: BTreeMap<u64, Index>, listed: u64, key: impl Fn(
         }
         log.segments.push(info);
         log.frames.push(index.frames);
+        log.unowned.push(index.unowned);
     }
     if expected <= listed {
         let after = log.segments.last().map_or(BEGINNING, |last| last.boundary);

@@ -21,6 +21,7 @@ use crate::repository::Repository;
 pub(super) struct Snapshots {
     pub(super) snapshots: Vec<SnapshotInfo>,
     pub(super) slices: BySite<TableSlice>,
+    pub(super) unowned: Vec<Vec<TableSlice>>,
     pub(super) damages: Vec<RepoError>,
 }
 
@@ -50,7 +51,9 @@ pub(super) async fn read(
             boundary: root.boundary,
             tables: root.tables,
             packs: root.packs,
+            beside: root.beside,
         });
+        found.unowned.push(root.unowned);
         found.slices.push(slices);
     }
     Ok(found)

@@ -42,6 +42,8 @@ const RUNTIME_THREADS: usize = 2;
 /// Messages of a replication session that wait for their reader, and that it takes at once: beyond some hundreds waking
 /// it costs nothing any more, and what is not read yet is better off in the server.
 pub(crate) const REPLICATION_MESSAGES_MAX: usize = 1024;
+/// What all names of this machine count as.
+const LOCAL: &str = "127.0.0.1";
 
 /// Settings that the text of values depends on, the same on every session.
 const TEXT_SETTINGS: [(&str, &str); 10] = [
@@ -153,6 +155,29 @@ impl PostgresConfig {
     /// The database.
     pub fn database(&self) -> &str {
         &self.database
+    }
+
+    /// Another database of the same server.
+    #[must_use]
+    pub fn with_database(&self, database: &str) -> Self {
+        Self { database: database.to_owned(), ..self.clone() }
+    }
+
+    /// Names the same database: ways to say this machine count as one.
+    pub fn is_same_database(&self, other: &Self) -> bool {
+        let place = |config: &Self| match &config.address {
+            Some(address) => address.to_string(),
+            None if config.is_unix_socket() => LOCAL.to_owned(),
+            None => config.host.to_ascii_lowercase(),
+        };
+        let local = |place: String| match place.as_str() {
+            "localhost" | "::1" => LOCAL.to_owned(),
+            text if text.starts_with("127.") => LOCAL.to_owned(),
+            _ => place,
+        };
+        local(place(self)) == local(place(other))
+            && self.port == other.port
+            && self.database == other.database
     }
 
     /// The user.

@@ -11,6 +11,7 @@ pub mod capture;
 mod check;
 pub mod connect;
 pub mod restore;
+mod sandbox;
 pub mod schema;
 pub mod server;
 pub mod system;
@@ -18,6 +19,7 @@ pub mod system;
 pub use capture::{PostgresSource, capture_notes};
 pub use check::check;
 pub use restore::{Fitness, PostgresDriver};
+pub(crate) use sandbox::{Server, is_live};
 pub use schema::live_tables;
 
 /// For names that must not meet, also those that another process makes on the same server.

@@ -7,8 +7,10 @@
 pub mod capture;
 mod definitions;
 pub mod restore;
+mod sandbox;
 pub mod schema;
 pub mod system;
 pub mod value;
 
 pub use definitions::live_definitions;
+pub(crate) use sandbox::{Folder, is_live};

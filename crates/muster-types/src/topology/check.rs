@@ -7,7 +7,8 @@ use super::error::suggestion;
 use super::order::{self, Pattern};
 use super::raw::{At, Findings, quoted};
 use super::{
-    Directory, DriverConfig, KindConfig, KindMode, Licences, Named as Tenant, PLACEHOLDER, ShardConfig,
+    Directory, DriverConfig, KindConfig, KindMode, Licences, MADE_PREFIX, Named as Tenant, PLACEHOLDER,
+    ShardConfig,
 };
 use crate::ids::{Kind, ShardName};
 use crate::table::Owner;
@@ -326,6 +327,28 @@ fn check_owner_cycles(findings: &mut Findings<'_>, entries: &[TableEntry]) {
         format!("tables are owned through each other in a circle: {}", path.join(" through ")),
         "give one of them a `tenant` column",
     );
+}
+
+/// Checks that nothing alive is named like what drills make and remove.
+pub(super) fn names_of_drills(findings: &mut Findings<'_>, shards: &[ShardEntry]) {
+    for shard in shards {
+        let file = match &shard.driver {
+            DriverConfig::Sqlite { path } => path.file_name().map(|name| name.to_string_lossy().into_owned()),
+            DriverConfig::Postgres { .. } => None,
+        };
+        let names = [Some(shard.name.value.to_string()), file];
+        if let Some(name) = names.into_iter().flatten().find(|name| name.starts_with(MADE_PREFIX)) {
+            let what = format!(
+                "`{name}` of shard `{}` is named like what drills make, and remove",
+                shard.name.value
+            );
+            findings.add(
+                shard.name.at,
+                what,
+                format!("give it a name that does not begin with `{MADE_PREFIX}`"),
+            );
+        }
+    }
 }
 
 /// Checks that the directory is a table of sites.

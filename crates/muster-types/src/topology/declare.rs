@@ -7,7 +7,7 @@ use super::family::{self, Family, SiteFiles};
 use super::migration::{Migration, migrations};
 use super::order::Pattern;
 use super::raw::{At, Findings, Section, listed, quoted};
-use super::{DriverConfig, KindMode, PLACEHOLDER, TablePattern};
+use super::{DriverConfig, KindMode, PLACEHOLDER, SandboxConfig, SandboxPlace, TablePattern};
 use crate::ids::{Kind, ShardName, SiteId};
 use crate::table::Owner;
 
@@ -253,6 +253,58 @@ fn slots_max(
         findings.add(slots.at, what, "remove `slots_max`");
     }
     Some(slots.value)
+}
+
+/// Text of rows that a drill may put into a sandbox where nothing else is said: 16 GiB, which most disks have free.
+const SANDBOX_BYTES_MAX: u64 = 16 << 30;
+
+pub(super) fn sandboxes(
+    findings: &mut Findings<'_>,
+    root: &mut Section<'_>,
+    base_dir: &Path,
+) -> BTreeMap<String, SandboxConfig> {
+    let mut found = BTreeMap::new();
+    for At { value: (name, mut section), at } in root.sections(findings, "sandbox") {
+        if ShardName::new(name.as_str()).is_err() {
+            findings.add(
+                at,
+                format!("`{name}` is not a sandbox name"),
+                "use letters, digits, `-`, `_` and `.`",
+            );
+        }
+        let hint = "add `driver = \"sqlite\"` or `driver = \"postgres\"`";
+        let driver = section.required_text(findings, "driver", hint);
+        let region_hint = "add `region = \"...\"`; a site's rows stay in its region in drills, too";
+        let region = section.required_text(findings, "region", region_hint);
+        let bytes_max = section.positive_or(findings, "bytes_max", SANDBOX_BYTES_MAX);
+        let place = match driver.as_ref().map(|driver| driver.value.as_str()) {
+            Some("sqlite") => {
+                let hint =
+                    "add `dir = \"FOLDER\"`, relative to the topology's folder; drills make files there";
+                let dir = section.required_text(findings, "dir", hint);
+                dir.map(|dir| SandboxPlace::Sqlite { dir: base_dir.join(dir.value) })
+            }
+            Some("postgres") => {
+                let hint = "add `connection = \"postgresql://USER@HOST/postgres\"`; drills make databases on that server";
+                let connection = section.required_text(findings, "connection", hint);
+                connection.map(|connection| SandboxPlace::Postgres { connection: connection.value })
+            }
+            other => {
+                section.text(findings, "dir");
+                section.text(findings, "connection");
+                if let (Some(other), Some(driver)) = (other, &driver) {
+                    let what = format!("unknown driver `{other}` in {}", section.name());
+                    findings.add(driver.at, what, "the drivers are `sqlite` and `postgres`");
+                }
+                None
+            }
+        };
+        section.close(findings);
+        if let (Some(place), Some(region)) = (place, region) {
+            found.insert(name, SandboxConfig { place, region: region.value, bytes_max });
+        }
+    }
+    found
 }
 
 fn site(

@@ -27,6 +27,7 @@ mod migration;
 mod order;
 mod parse;
 mod raw;
+mod sandbox;
 mod serve;
 mod tenancy;
 
@@ -34,6 +35,7 @@ pub use error::{TopologyError, TopologyErrors};
 pub use family::{Family, SiteFiles};
 pub use id_type::{IdType, SITE_ID_TYPE};
 pub use migration::{Migration, STAGED};
+pub use sandbox::{MADE_PREFIX, NoSandbox, SandboxConfig, SandboxPlace, SandboxShard};
 pub use serve::{JobConfig, JobWhat, ServeConfig};
 pub use tenancy::{DatabaseTable, Declared, Named, PLACEHOLDER, SiteTable, TablePattern};
 
@@ -78,6 +80,8 @@ pub struct Topology {
     pub shards: BTreeMap<ShardName, ShardConfig>,
     /// Sections of `shards` that stand for one shard of each of their sites, by name.
     pub families: BTreeMap<ShardName, Family>,
+    /// Where drills make shards of their own, by name.
+    pub sandboxes: BTreeMap<String, SandboxConfig>,
     /// Declared tables, by name; a name means the same in every shard that hosts the table's kind.
     pub tables: BTreeMap<String, TableConfig>,
     /// Declared tables of which each site has its own, in a schema of its own.

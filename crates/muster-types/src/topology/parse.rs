@@ -18,7 +18,7 @@ use super::raw::{At, Findings, Section};
 use super::serve::{self, JobConfig, ServeConfig};
 use super::{
     CaptureConfig, DatabaseTable, Directory, DirectoryColumns, Licences, RepositoryConfig, RunLimits,
-    SiteTable, Source, TableConfig, Tier, Topology,
+    SandboxConfig, SiteTable, Source, TableConfig, Tier, Topology,
 };
 use crate::digest::Digest;
 use crate::ids::{Kind, ShardName};
@@ -140,6 +140,7 @@ struct Draft {
     kinds: Vec<KindEntry>,
     shards: Vec<ShardEntry>,
     families: BTreeMap<ShardName, Family>,
+    sandboxes: BTreeMap<String, SandboxConfig>,
     tables: Vec<TableEntry>,
     site_tables: Vec<SiteTableEntry>,
     ownerless: Vec<OwnerlessEntry>,
@@ -171,6 +172,7 @@ impl Draft {
         let tiers = tiers(findings, &mut root);
         let kinds = declare::kinds(findings, &mut root);
         let ShardEntries { shards, families, single } = declare::shards(findings, &mut root, base_dir, files);
+        let sandboxes = declare::sandboxes(findings, &mut root, base_dir);
         let TableEntries { named: tables, of_sites: site_tables, ownerless } =
             declare::tables(findings, &mut root, single);
         root.close(findings);
@@ -188,6 +190,7 @@ impl Draft {
             kinds,
             shards,
             families,
+            sandboxes,
             tables,
             site_tables,
             ownerless,
@@ -207,6 +210,7 @@ impl Draft {
         order::check_cycles(&mut findings, &kinds, &mentioned);
         let source = self.source(&findings, file, &mentioned);
         let all = Kinds { configs: &kinds, mentioned: &mentioned };
+        check::names_of_drills(&mut findings, &self.shards);
         let shards = check::shards(&mut findings, self.shards, &all);
         check::tables(&mut findings, &self.tables, (&self.site_tables, &self.ownerless), &shards, &all);
         check::ownerless(&mut findings, &self.ownerless, &shards);
@@ -249,6 +253,7 @@ impl Draft {
             kinds,
             shards,
             families: self.families,
+            sandboxes: self.sandboxes,
             tables: self.tables.into_iter().map(table).collect(),
             site_tables: self.site_tables.into_iter().map(site_table).collect(),
             database_tables: self.ownerless.into_iter().map(database_table).collect(),

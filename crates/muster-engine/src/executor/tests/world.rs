@@ -310,6 +310,7 @@ impl PlanBuilder {
             tables: self.tables,
             sites,
             shards: STORES.into_iter().map(shard).collect(),
+            provisions: BTreeMap::new(),
             pools: BTreeMap::from([("stage".to_owned(), 2), ("publish".to_owned(), 1)]),
             steps: self.steps,
             notes: Vec::new(),
@@ -435,5 +436,6 @@ fn request(sites: &[SitePlan]) -> PlanRequest {
         overwrite: BTreeSet::new(),
         accept_block: BTreeSet::new(),
         accept_gap: BTreeSet::new(),
+        placement: muster_types::request::Placement::default(),
     }
 }

@@ -385,9 +385,8 @@ pub(super) async fn read(
         let (table, _) = chosen.remove(orphan);
         layout.refused.insert(table.def.name.clone(), "the table that owns it is not captured".to_owned());
     }
-    let own = chosen.iter().filter(|(_, config)| matches!(config.owner, Owner::Site { .. }));
-    let own: Vec<u32> = own.map(|(table, _)| table.oid).collect();
-    let mut around = schema::around(client, &own).await?;
+    let all: Vec<u32> = chosen.iter().map(|(table, _)| table.oid).collect();
+    let mut around = schema::around(client, &all).await?;
     let numbers: HashMap<String, usize> =
         chosen.iter().enumerate().map(|(number, (table, _))| (table.def.name.clone(), number)).collect();
     for (mut table, config) in chosen {

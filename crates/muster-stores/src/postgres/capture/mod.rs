@@ -9,6 +9,7 @@
 //! - The slot moves on only past what was acknowledged, and the shard remembers that before the slot does.
 //! - Every commit is a recovery point; a table that is read again whole leaves only the end of its poll.
 
+mod beside;
 mod buffer;
 mod copy;
 mod ddl;

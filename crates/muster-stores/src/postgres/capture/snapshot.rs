@@ -17,9 +17,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::StreamExt;
 use muster_rows::{Row, RowBuilder};
+use muster_types::snapshot::Beside;
 use muster_types::{Boundary, SiteId, Timestamp};
 use tokio_postgres::{Client, CopyOutStream};
 
+use super::beside;
 use super::copy::site_and_row;
 use super::error::{explain, explain_replication};
 use super::layout::{Layout, RowOwner, fingerprint};
@@ -79,6 +81,12 @@ impl Snapshot {
         }
         let boundary = Boundary { position: state.position, at };
         Ok(Self { boundary, fingerprint: then, state, config: config.clone(), holder, deadline })
+    }
+
+    /// What the database has beside its tables.
+    pub(super) async fn beside(&self) -> Result<Beside, CaptureError> {
+        let read = beside::read(&self.holder).await;
+        read.map_err(|error| explain(&self.config, "read its sequences", &error))
     }
 
     /// Reads `tables` whole, by site.

@@ -225,6 +225,7 @@ impl PostgresSource {
         altered_unless(snapshot.fingerprint == layout.fingerprint, &self.shard)?;
         let tables: Vec<CapturedTable> = layout.tables.iter().map(|table| table.table.clone()).collect();
         sink.tables(&tables)?;
+        sink.beside(&snapshot.beside().await?)?;
         let all: Vec<usize> = (0..tables.len()).collect();
         snapshot.read(&layout, &all, |site, table, row| sink.row(site, table, row)).await?;
         self.snapshot_layout = Some((snapshot.boundary.position, layout));

@@ -5,19 +5,21 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use muster_engine::driver::{
-    ClaimRefusal, DriverError, GroupRows, LoggedChange, PublishRecord, PublishWork, RowBatch, StoreDriver,
-    StoreProbe, StoreWork, one_by_one,
+    ClaimRefusal, DriverError, GroupRows, LoggedChange, ProvisionWork, PublishRecord, PublishWork,
+    ReferenceRows, RowBatch, StoreDriver, StoreProbe, StoreWork, one_by_one,
 };
 use muster_types::journal::{Migrated, NeighbourDigest, Published, TableDigest};
-use muster_types::plan::LiveStore;
+use muster_types::plan::{LiveStore, ShardSurvey};
+use muster_types::table::CapturedTable;
 use muster_types::topology::Declared;
 use muster_types::{Epoch, Position, RunId, ShardName, StoreId};
 use tokio::sync::mpsc;
 
 use super::fitness::{self, Fitness};
 use super::shard::Shard;
-use super::{fence, find, group, look, migrate, probe, proof, publish, stage};
+use super::{fence, find, group, look, migrate, probe, proof, provision, publish, stage};
 use crate::lookup::{FoundRow, Lookup};
+use crate::postgres::connect::PostgresConfig;
 
 /// The restore side of one database.
 #[derive(Clone)]
@@ -29,7 +31,13 @@ impl PostgresDriver {
     /// For the declared `tables` of `shard`. Connects to nothing yet; a connection that cannot be understood is told by
     /// the first call.
     pub fn new(shard: ShardName, connection: &str, tables: impl Into<Declared>) -> Self {
-        Self { shard: Arc::new(Shard::new(shard, connection, tables.into())) }
+        let config = PostgresConfig::parse(connection);
+        Self { shard: Arc::new(Shard::new(shard, config, tables.into())) }
+    }
+
+    /// As [`Self::new`], for a place that is known.
+    pub(crate) fn at(shard: ShardName, config: PostgresConfig, tables: impl Into<Declared>) -> Self {
+        Self { shard: Arc::new(Shard::new(shard, Ok(config), tables.into())) }
     }
 
     /// Whether a publish of any store would be taken, as far as rights, triggers and constraints go. Reads only.
@@ -53,6 +61,18 @@ impl PostgresDriver {
 impl StoreDriver for PostgresDriver {
     async fn probe(&self, stores: &[StoreProbe]) -> Result<Vec<LiveStore>, DriverError> {
         probe::probe(&self.shard, stores).await
+    }
+
+    async fn survey(&self, wanted: &[CapturedTable]) -> Result<ShardSurvey, DriverError> {
+        provision::survey(&self.shard, wanted).await
+    }
+
+    async fn provision(
+        &self,
+        work: &ProvisionWork,
+        rows: mpsc::Receiver<ReferenceRows>,
+    ) -> Result<(), DriverError> {
+        provision::provision(&self.shard, work, rows).await
     }
 
     async fn live_rows(&self, store: &StoreProbe, rows: mpsc::Sender<RowBatch>) -> Result<(), DriverError> {

@@ -67,13 +67,13 @@ pub(super) async fn check_epoch(shard: &Shard, client: &Client, work: &StoreWork
     }
 }
 
-async fn epoch_of(client: &Client, run: &RunId, lock: &str) -> Result<Option<Epoch>, Error> {
+pub(super) async fn epoch_of(client: &Client, run: &RunId, lock: &str) -> Result<Option<Epoch>, Error> {
     let sql = format!("SELECT epoch FROM muster.epoch WHERE run = $1 {lock}");
     let found = client.query_typed_opt(&sql, &[(&run.as_str(), Type::TEXT)]).await?;
     Ok(found.map(|row| Epoch(row.get::<_, i64>(0).cast_unsigned())))
 }
 
-fn fenced(shard: &Shard, run: &RunId, epoch: Epoch, found: Epoch) -> DriverError {
+pub(super) fn fenced(shard: &Shard, run: &RunId, epoch: Epoch, found: Epoch) -> DriverError {
     DriverError::new(
         ErrorClass::Fenced,
         format!(

@@ -34,6 +34,7 @@ mod owner;
 mod privileges;
 mod probe;
 mod proof;
+mod provision;
 mod publish;
 mod recreate;
 mod references;

@@ -28,7 +28,11 @@ pub(super) async fn advance(
     for table in tables {
         let Some(then) = table.then else { continue };
         let staged = table_name(rows.run, then);
-        for sequence in &table.now.sequences {
+        let failed = |of: &str, error: &Error| {
+            shard.error(&format!("publish {}: bring sequence `{of}` forward", rows.of), error)
+        };
+        let drawn = drawn_from(client, table).await.map_err(|error| failed(&table.now.name, &error))?;
+        for sequence in table.now.sequences.iter().chain(&drawn) {
             // A text may own the sequence that its default draws from; its values are no numbers.
             let counts = |column: &ColumnDef| {
                 column.name == sequence.column
@@ -37,14 +41,40 @@ pub(super) async fn advance(
                         .any(|number| column.declared_type.starts_with(number))
             };
             if then.stored_columns().any(counts) {
-                one(client, sequence, &staged, rows.attempts).await.map_err(|error| {
-                    let doing = format!("publish {}: bring sequence `{}` forward", rows.of, sequence.name);
-                    shard.error(&doing, &error)
-                })?;
+                let done = one(client, sequence, &staged, rows.attempts).await;
+                done.map_err(|error| failed(&sequence.name, &error))?;
             }
         }
     }
     Ok(())
+}
+
+/// Sequences that no column owns and that defaults of the table's columns draw from.
+async fn drawn_from(client: &Client, table: &KindTable<'_>) -> Result<Vec<OwnedSequence>, Error> {
+    let mut found = Vec::new();
+    for column in &table.now.def.columns {
+        let owned = table.now.sequences.iter().any(|sequence| sequence.column == column.name);
+        let Some(name) = column.default_sql.as_deref().and_then(drawn).filter(|_| !owned) else { continue };
+        let sql = "SELECT n.nspname::text, c.relname::text, s.seqincrement FROM pg_sequence s \
+            JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
+            WHERE s.seqrelid = to_regclass($1)";
+        let row = client.query_opt(sql, &[&name]).await?;
+        found.extend(row.map(|row| OwnedSequence {
+            schema: row.get(0),
+            name: row.get(1),
+            column: column.name.clone(),
+            of_identity: false,
+            increment: row.get(2),
+            options_sql: String::new(),
+        }));
+    }
+    Ok(found)
+}
+
+/// The name in `nextval('NAME'::regclass)`.
+fn drawn(default: &str) -> Option<String> {
+    let name = default.strip_prefix("nextval('")?.strip_suffix("'::regclass)")?;
+    Some(name.replace("''", "'"))
 }
 
 async fn one(client: &Client, sequence: &OwnedSequence, staged: &str, attempts: &[i64]) -> Result<(), Error> {

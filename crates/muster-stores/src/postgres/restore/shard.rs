@@ -69,10 +69,14 @@ impl Catalog {
 }
 
 impl Shard {
-    pub(super) fn new(name: ShardName, connection: &str, tables: Declared) -> Self {
+    pub(super) fn new(
+        name: ShardName,
+        config: Result<PostgresConfig, ConnectError>,
+        tables: Declared,
+    ) -> Self {
         Self {
             name,
-            config: PostgresConfig::parse(connection),
+            config,
             tables,
             permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             idle: Mutex::new(Vec::new()),

@@ -15,6 +15,7 @@ mod create;
 mod name;
 mod phase;
 mod query;
+mod roles;
 mod table;
 
 use muster_types::table::TableDef;
@@ -23,6 +24,7 @@ use tokio_postgres::GenericClient;
 pub use around::{Around, around};
 pub use name::{literal, qualified, quote, topology_name};
 pub use phase::Phase;
+pub use roles::roles_of;
 pub use table::{
     Firing, Identity, LiveForeignKey, LiveKey, LiveTable, LiveTrigger, OwnedSequence, Partition,
     ReplicaIdentity,

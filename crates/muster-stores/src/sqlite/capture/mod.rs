@@ -22,6 +22,7 @@
 //! Where the changes go (`muster-capture`), and how rows come back (the restore side).
 
 mod acknowledge;
+mod beside;
 pub(crate) mod changes;
 mod check;
 mod error;
@@ -42,6 +43,19 @@ use muster_types::topology::TableConfig;
 use rusqlite::Connection;
 
 pub(crate) use layout::Layout;
+
+/// Puts capture's tables and triggers into a shard that was just given its tables; why a table cannot be captured, if one
+/// cannot. In the caller's write transaction.
+///
+/// # Errors
+/// Those of rusqlite.
+pub(crate) fn install(
+    conn: &Connection,
+    declared: &BTreeMap<String, TableConfig>,
+) -> rusqlite::Result<Option<String>> {
+    let findings = install::install(conn, declared)?;
+    Ok(findings.refused.first().map(|(table, reason)| format!("table `{table}`: {reason}")))
+}
 
 /// The captured tables of a shard as they are now, for readers of the change table. Tables that capture has not yet
 /// noticed are among them; they have no changes.

@@ -395,6 +395,7 @@ impl CaptureSource for SqliteSource {
             let tables: Vec<&Captured> = view.layout.tables.iter().collect();
             let known: Vec<CapturedTable> = tables.iter().map(|table| table.table.clone()).collect();
             sink.tables(&known)?;
+            sink.beside(&super::beside::read(conn).map_err(ReadError::from)?)?;
             let boundary = view.stamp(conn, not_before)?;
             rows::read_by_site(conn, &tables, deadline, |site, table, row| sink.row(site, table, row))?;
             Ok(boundary)

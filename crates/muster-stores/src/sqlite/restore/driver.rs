@@ -6,18 +6,19 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use muster_engine::driver::{
-    ClaimRefusal, DriverError, ErrorClass, LoggedChange, PublishRecord, RowBatch, StoreDriver, StoreProbe,
-    StoreWork,
+    ClaimRefusal, DriverError, ErrorClass, LoggedChange, ProvisionWork, PublishRecord, ReferenceRows,
+    RowBatch, StoreDriver, StoreProbe, StoreWork,
 };
 use muster_types::journal::{NeighbourDigest, Published, TableDigest};
-use muster_types::plan::LiveStore;
+use muster_types::plan::{LiveStore, ShardSurvey};
+use muster_types::table::CapturedTable;
 use muster_types::topology::TableConfig;
 use muster_types::{Epoch, Position, RunId, ShardName, StoreId};
 use tokio::sync::mpsc;
 
 use super::fault::Fault;
 use super::shard::Shard;
-use super::{changes, fence, find, look, probe, proof, publish, stage};
+use super::{changes, fence, find, look, probe, proof, provision, publish, stage};
 use crate::lookup::{FoundRow, Lookup};
 
 /// The restore side of one SQLite file.
@@ -70,6 +71,23 @@ impl StoreDriver for SqliteDriver {
     async fn probe(&self, stores: &[StoreProbe]) -> Result<Vec<LiveStore>, DriverError> {
         let stores = stores.to_vec();
         self.blocking(move |shard| probe::probe(shard, &stores)).await
+    }
+
+    async fn survey(&self, _: &[CapturedTable]) -> Result<ShardSurvey, DriverError> {
+        self.blocking(provision::survey).await
+    }
+
+    async fn make_place(&self) -> Result<(), DriverError> {
+        self.blocking(provision::make_place).await
+    }
+
+    async fn provision(
+        &self,
+        work: &ProvisionWork,
+        rows: mpsc::Receiver<ReferenceRows>,
+    ) -> Result<(), DriverError> {
+        let work = work.clone();
+        self.blocking(move |shard| provision::provision(shard, &work, rows)).await
     }
 
     async fn live_rows(&self, store: &StoreProbe, rows: mpsc::Sender<RowBatch>) -> Result<(), DriverError> {

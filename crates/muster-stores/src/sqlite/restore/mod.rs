@@ -31,6 +31,7 @@ mod look;
 mod overwrite;
 mod probe;
 mod proof;
+mod provision;
 mod publish;
 mod shard;
 mod sql;

@@ -151,7 +151,10 @@ pub(super) fn select_staged(schema: &str, def: &TableDef) -> String {
 }
 
 /// Digests the rows of a statement as rows of `table`.
-fn digest_rows(statement: &mut rusqlite::Statement<'_>, table: &str) -> rusqlite::Result<TableDigest> {
+pub(super) fn digest_rows(
+    statement: &mut rusqlite::Statement<'_>,
+    table: &str,
+) -> rusqlite::Result<TableDigest> {
     let columns = statement.column_count();
     let mut builder = RowBuilder::new();
     let mut digest = RowsDigest::new();
