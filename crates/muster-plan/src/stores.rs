@@ -178,6 +178,9 @@ impl<'a> Finder<'a> {
             let text = format!("the site has no rows at its target {}", asked.target);
             found.notes.push(unknown_site(&asked.site, &text));
         }
+        if found.stores.is_empty() && !found.left_out.is_empty() {
+            found.notes.push(nothing_planned(&asked.site));
+        }
         let missing: Vec<Note> =
             found.stores.iter().flat_map(|store| self.missing(&asked.site, store)).collect();
         found.notes.extend(missing);
@@ -449,6 +452,12 @@ pub(crate) fn note(
 fn unknown_site(site: &SiteId, text: &str) -> Note {
     let hint = "check the id with `muster sites` and the target with `muster history`; an earlier target may have rows";
     note(Severity::Error, "unknown-site", site.to_string(), text, hint)
+}
+
+fn nothing_planned(site: &SiteId) -> Note {
+    let text = "none of its stores at the target is among those that the request plans";
+    let hint = "leave the site out, or name the shard that held it with --only-shard";
+    note(Severity::Warning, "nothing-planned", site.to_string(), text, hint)
 }
 
 fn split_store(site: &SiteId, kind: &Kind, first: &Candidate, second: &Candidate) -> Note {
