@@ -53,6 +53,8 @@ pub(crate) enum Command {
     History(commands::history::HistoryArgs),
     /// Write a site as it was into files that sqlite3 or psql load.
     Export(commands::export::ExportArgs),
+    /// Keep the repository fit.
+    Repo(commands::repo::RepoArgs),
     /// Serve a folder over the S3 protocol.
     S3(commands::s3::S3Args),
 }

@@ -349,6 +349,7 @@ fn frame(site: u32, table: u32, segment: u32, (inserts, updates, deletes): (u64,
         span: Some((first, last)),
         deletions: (deletes > 0).then_some((first, last)),
         rows_digest: None,
+        place: None,
     }
 }
 

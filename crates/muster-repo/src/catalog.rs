@@ -5,6 +5,7 @@
 //!
 //! # Invariants
 //! - A segment is trusted only if its successor names the digest of its stored bytes (the head: if it can be read).
+//! - Compacted segments are read in the place of what they cover; segments and recovery points are the same either way.
 //! - What is missing from a history is a [`Gap`](muster_types::segment::Gap), whatever the reason: a lost or damaged index, a break between
 //!   boundaries, the end of an incarnation. Behind a gap, entry i of
 //!   [`IncarnationHistory::segments`](muster_types::catalog::IncarnationHistory::segments) no longer has sequence i + 1.
@@ -15,8 +16,9 @@
 //! [`read`] fails on the first damaged snapshot root or page; [`survey`] goes on without it and lists what it met.
 //! A damaged segment is a gap in both. A newer format is an error in both.
 
+pub(crate) mod compacted;
 mod history;
-mod log;
+pub(crate) mod log;
 mod sites;
 mod snapshots;
 

@@ -65,6 +65,57 @@ pub(crate) fn index_sequence(log_folder: &str, key: &str) -> Option<u64> {
     (number.len() == 20).then(|| number.parse().ok())?
 }
 
+/// Folder of an incarnation's compacted segments.
+pub fn compacted(shard: &ShardName, incarnation: &Incarnation) -> String {
+    format!("shards/{shard}/{incarnation}/compacted/")
+}
+
+/// Folder of the roots of one level of compacted segments. Roots stand apart from data, so that listing costs them only.
+pub fn compacted_level(shard: &ShardName, incarnation: &Incarnation, level: u32) -> String {
+    format!("{}level-{level:02}/", compacted(shard, incarnation))
+}
+
+/// Root of a compacted segment.
+pub fn compacted_root(
+    shard: &ShardName,
+    incarnation: &Incarnation,
+    level: u32,
+    (first, last): (u64, u64),
+) -> String {
+    format!("{}{first:020}-{last:020}.json.zst", compacted_level(shard, incarnation, level))
+}
+
+/// Folder of packs and pages of a compacted segment. Each attempt has its own, so that what an earlier one left can be
+/// removed while another writes.
+pub fn compacted_data(
+    shard: &ShardName,
+    incarnation: &Incarnation,
+    (level, first, attempt): (u32, u64, u32),
+) -> String {
+    format!("{}data/level-{level:02}/{first:020}-{attempt:08x}/", compacted(shard, incarnation))
+}
+
+/// The first and last sequence number in the key of a compacted segment's root.
+pub(crate) fn compacted_range(level_folder: &str, key: &str) -> Option<(u64, u64)> {
+    let (first, last) = key.strip_prefix(level_folder)?.strip_suffix(".json.zst")?.split_once('-')?;
+    Some((first.parse().ok()?, last.parse().ok()?))
+}
+
+/// The level in the name of a folder of roots.
+pub(crate) fn level_number(folder: &str) -> Option<u32> {
+    folder.strip_prefix("level-")?.parse().ok()
+}
+
+/// Folder of the floors of an incarnation's log.
+pub fn floors(shard: &ShardName, incarnation: &Incarnation) -> String {
+    format!("shards/{shard}/{incarnation}/floors/")
+}
+
+/// A floor: nothing before segment `first` is there any more.
+pub fn floor(shard: &ShardName, incarnation: &Incarnation, first: u64) -> String {
+    format!("{}{first:020}.json", floors(shard, incarnation))
+}
+
 /// A run's plan.
 pub fn plan(run: &RunId) -> String {
     format!("runs/{run}/plan.json.zst")

@@ -10,6 +10,7 @@
 //! | [`snapshot`] | [`SnapshotWriter`]: packs, pages and root of one snapshot |
 //! | [`segment`] | [`SegmentSpool`]: the data and frames of one change-log segment |
 //! | [`chain`] | [`Chain`]: the create-if-absent chain of segment indexes |
+//! | [`compact`] | the log compacted: consecutive segments laid out anew, site by site |
 //! | [`catalog`] | what can be restored, read for chosen sites |
 //! | [`log`] | [`log::LogReader`]: the change log between two positions |
 //! | [`range`] | [`RangeReader`]: coalesced ranged reads, each fetched once |
@@ -31,6 +32,7 @@
 pub mod catalog;
 pub mod chain;
 mod chunk;
+pub mod compact;
 mod create;
 mod document;
 pub mod error;

@@ -11,6 +11,7 @@ pub(crate) mod export;
 pub(crate) mod history;
 pub(crate) mod plan;
 mod plan_view;
+pub(crate) mod repo;
 pub(crate) mod report;
 pub(crate) mod runs;
 pub(crate) mod s3;
@@ -39,6 +40,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         Command::Status(command) => status::run(topology, command).await,
         Command::Resume(command) => apply::resume(topology, command).await,
         Command::Abandon(command) => abandon::run(topology, command).await,
+        Command::Repo(command) => repo::run(topology, command).await,
         Command::Report(command) => report::run(topology, command).await,
         Command::Show(command) => show::run(topology, command).await,
         Command::Diff(command) => diff::run(topology, command).await,
