@@ -29,6 +29,7 @@ pub mod order;
 pub mod planner;
 pub mod points;
 pub mod recovery;
+pub mod retention;
 pub mod schema;
 pub mod stores;
 pub mod synthetic;

@@ -135,6 +135,7 @@ pub fn topology(fleet: Fleet) -> Result<Topology, IdError> {
         tables,
         site_tables: Vec::new(),
         database_tables: BTreeMap::new(),
+        retention: None,
     })
 }
 

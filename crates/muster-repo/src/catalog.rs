@@ -23,9 +23,11 @@ mod sites;
 mod snapshots;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use muster_types::catalog::Catalog;
-use muster_types::{ShardName, SiteId, Timestamp};
+use muster_types::snapshot::ObjectInfo;
+use muster_types::{Incarnation, ShardName, SiteId, Timestamp};
 
 use crate::error::{RepoError, RepoErrorKind};
 use crate::repository::Repository;
@@ -113,6 +115,43 @@ pub async fn survey(
         None => repository.shards().await?,
     };
     history::survey(repository, &shards, &query.sites, now).await
+}
+
+/// A compacted segment that stands for a stretch of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Covering {
+    /// Key of its root.
+    pub root: String,
+    /// First covered segment.
+    pub first: u64,
+    /// Last covered segment.
+    pub last: u64,
+    /// Its packs and pages.
+    pub objects: Vec<ObjectInfo>,
+}
+
+/// The compacted segments that stand for the log of an incarnation, ascending. Damaged ones are left out.
+///
+/// # Errors
+/// What the object store answers; newer documents.
+pub async fn covering(
+    repository: &Repository,
+    shard: &ShardName,
+    incarnation: &Incarnation,
+) -> Result<Vec<Covering>, RepoError> {
+    let mut damages = Vec::new();
+    let none = Arc::new(Sites::Some(BTreeSet::new()));
+    let cover = compacted::cover(repository, shard, incarnation, &none, &mut damages).await?;
+    let covering = |found: compacted::Compacted| {
+        let pages = found.root.pages.into_iter().map(|page| page.object);
+        Covering {
+            root: found.key,
+            first: found.root.first,
+            last: found.root.last,
+            objects: found.root.packs.into_iter().chain(pages).chain(found.root.unowned).collect(),
+        }
+    };
+    Ok(cover.compacted.into_iter().map(covering).collect())
 }
 
 /// Keeps damage for the survey; passes other errors on.

@@ -132,13 +132,12 @@ impl Chain {
         // From the predecessor on, to verify the link.
         let first = known.saturating_sub(1).max(1);
         let sequences = chain.sequences(first).await?;
-        let (Some(&begins), Some(&last)) = (sequences.first(), sequences.last()) else { return Ok(chain) };
+        let Some(&last) = sequences.last() else { return Ok(chain) };
+        let unbroken = (first..=last).rev().zip(sequences.iter().rev());
+        let begins = last + 1 - unbroken.take_while(|&(expected, &found)| expected == found).count() as u64;
         // What was pruned before it is given up, or lies in compacted segments.
-        let pruned = begins > first && chain.is_pruned_before(begins).await?;
-        let begins = if pruned { begins } else { first };
-        let expected = begins..=last;
-        if let Some(missing) = expected.zip(&sequences).find(|&(expected, &found)| expected != found) {
-            return Err(RepoError::not_found(&keys::segment_index(shard, incarnation, missing.0)));
+        if begins > first && !chain.is_pruned_before(begins).await? {
+            return Err(RepoError::not_found(&keys::segment_index(shard, incarnation, begins - 1)));
         }
         let (segment, digest) = chain.read(last).await?;
         if last > 1 {

@@ -1,6 +1,6 @@
 //! Where each object of a repository lies, relative to its prefix.
 
-use muster_types::{Digest, Incarnation, RunId, ShardName, SnapshotId};
+use muster_types::{Digest, Incarnation, PlanId, RunId, ShardName, SnapshotId};
 
 /// The repository's own document.
 pub const REPOSITORY: &str = "repository.json";
@@ -114,6 +114,43 @@ pub fn floors(shard: &ShardName, incarnation: &Incarnation) -> String {
 /// A floor: nothing before segment `first` is there any more.
 pub fn floor(shard: &ShardName, incarnation: &Incarnation, first: u64) -> String {
     format!("{}{first:020}.json", floors(shard, incarnation))
+}
+
+/// Folder of operators' holds.
+pub const HOLDS: &str = "holds/";
+
+/// An operator's hold.
+pub fn hold(name: &str) -> String {
+    format!("{HOLDS}{name}.json")
+}
+
+/// Folder of the holds of saved plans.
+pub const PLANS: &str = "plans/";
+
+/// The hold of a saved plan.
+pub fn plan_hold(plan: &PlanId) -> String {
+    format!("{PLANS}{plan}.json.zst")
+}
+
+/// Folder of lists of condemned objects.
+pub const CONDEMNED: &str = "prune/condemned/";
+
+/// A list of condemned objects.
+pub fn condemned(name: &str) -> String {
+    format!("{CONDEMNED}{name}.json.zst")
+}
+
+/// Folder of the notes that lists are being swept.
+pub const SWEEPS: &str = "prune/sweeps/";
+
+/// The note that a list was swept to its end.
+pub fn swept(name: &str) -> String {
+    format!("prune/swept/{name}.json")
+}
+
+/// The note that a list is being swept.
+pub fn sweep(name: &str) -> String {
+    format!("{SWEEPS}{name}.json")
 }
 
 /// A run's plan.

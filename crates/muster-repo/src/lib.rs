@@ -15,6 +15,7 @@
 //! | [`log`] | [`log::LogReader`]: the change log between two positions |
 //! | [`range`] | [`RangeReader`]: coalesced ranged reads, each fetched once |
 //! | [`rows`] | the rows of one table at a recovery point |
+//! | [`retention`] | holds, and lists of what is to be removed |
 //! | [`runs`] | [`RunObjects`]: plan and journal of a run |
 //!
 //! # Invariants
@@ -42,6 +43,7 @@ pub mod memory;
 pub mod objects;
 pub mod range;
 pub mod repository;
+pub mod retention;
 pub mod rows;
 pub mod runs;
 pub mod s3;

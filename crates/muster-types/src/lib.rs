@@ -22,6 +22,7 @@ pub mod plan;
 pub mod position;
 pub mod report;
 pub mod request;
+pub mod retention;
 pub mod segment;
 pub mod snapshot;
 pub mod table;

@@ -1,6 +1,8 @@
 //! `muster repo`: keep the repository fit. One file per subcommand.
 
 mod compact;
+mod hold;
+mod prune;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -23,12 +25,24 @@ pub(crate) struct RepoArgs {
 enum RepoCommand {
     /// Lay the change logs out anew, site by site, so that a restore over many days reads few objects.
     Compact(compact::CompactArgs),
+    /// Remove what no promised moment, hold, saved plan or open run needs, in two phases.
+    Prune(prune::PruneArgs),
+    /// Keep a shard, a site's shards or a stretch of time, whatever the retention says.
+    Hold(hold::HoldArgs),
+    /// Lift a hold.
+    Unhold(hold::UnholdArgs),
+    /// List holds, and the saved plans that hold their objects.
+    Holds(hold::HoldsArgs),
 }
 
 pub(crate) async fn run(topology: &Path, args: RepoArgs) -> Result<ExitCode> {
     let context = Context::open(topology).await?;
     match args.command {
         RepoCommand::Compact(args) => compact::run(&context, args).await,
+        RepoCommand::Prune(args) => prune::run(&context, args).await,
+        RepoCommand::Hold(args) => hold::place(&context, args).await,
+        RepoCommand::Unhold(args) => hold::lift(&context, args).await,
+        RepoCommand::Holds(args) => hold::list(&context, args).await,
     }
 }
 

@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "the seed that reproduces a failure")]
 
 mod compaction;
+mod pruning;
 mod world;
 
 /// Seeds of a property test: that of the environment alone, or `count` of them.

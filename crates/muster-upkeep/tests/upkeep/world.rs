@@ -15,7 +15,7 @@ use muster_types::catalog::Catalog;
 use muster_types::segment::{ChangeStamp, Commit, Mark, TableEvent, TableEventKind};
 use muster_types::table::{CapturedTable, ColumnDef, Owner, TableDef};
 use muster_types::{
-    Boundary, ChangeKey, Epoch, Incarnation, Kind, Position, RunId, ShardName, SiteId, Timestamp,
+    Boundary, ChangeKey, Epoch, Incarnation, Kind, Position, RunId, ShardName, SiteId, SnapshotId, Timestamp,
 };
 use rand::{Rng, RngExt};
 
@@ -49,6 +49,12 @@ pub(crate) struct World {
     position: u64,
     pub(crate) now: Timestamp,
     polled: Boundary,
+    /// Recovery points of what was polled, in order of the log.
+    points: Vec<Boundary>,
+    /// Of segments.
+    ends: Vec<Boundary>,
+    /// Of snapshots, in order.
+    pub(crate) snapshots: Vec<(SnapshotId, Boundary)>,
     mark: u32,
     dir: tempfile::TempDir,
 }
@@ -115,6 +121,9 @@ impl World {
             position: 0,
             now,
             polled: Boundary { position: Position(0), at: now },
+            points: Vec::new(),
+            ends: Vec::new(),
+            snapshots: Vec::new(),
             mark: 0,
             dir: tempfile::tempdir().unwrap(),
         };
@@ -223,6 +232,12 @@ impl World {
         if let Some(table) = table {
             self.reread(&mut spool, table, boundary);
         }
+        if table.is_none() {
+            let points = commits.iter().map(|commit| Boundary { position: commit.position, at: commit.at });
+            self.points.extend(points);
+        }
+        self.points.push(boundary);
+        self.ends.push(boundary);
         events.into_iter().for_each(|event| spool.table_event(event));
         commits.into_iter().for_each(|commit| spool.commit(commit));
         let clock = (rng.random_range(-5..5), 10);
@@ -248,6 +263,10 @@ impl World {
     /// A snapshot of the present state; it may lie inside the segment to come.
     pub(crate) async fn snapshot(&mut self) {
         self.pass(1);
+        if self.commits && self.position % 2 == 1 {
+            // Between two commits.
+            self.position += 1;
+        }
         let boundary = match self.commits {
             true => Boundary { position: Position(self.position), at: self.now },
             false => Boundary { at: self.polled.at, ..self.polled },
@@ -258,14 +277,27 @@ impl World {
             dir.path(),
             self.shard.clone(),
             self.incarnation.clone(),
-            id,
+            id.clone(),
             BTreeMap::new(),
         );
         writer.tables(&tables());
         for ((owner, table, key), text) in self.at(boundary.position.0) {
             writer.row(Some(&site(*owner)), *table, &row(*owner, *key, text)).unwrap();
         }
+        self.snapshots.push((id.clone(), boundary));
         writer.finish(&self.repository, boundary).await.unwrap();
+    }
+
+    /// Where a restore to `at` must come to: the longest prefix of the log without a later time.
+    pub(crate) fn expected(&self, at: Timestamp) -> Option<Position> {
+        let first = self.snapshots.first().map(|(_, boundary)| *boundary);
+        let all = first.iter().chain(&self.points).take_while(|point| point.at <= at);
+        all.last().map(|point| point.position)
+    }
+
+    /// The position that segment `sequence` ends at.
+    pub(crate) fn ends(&self) -> &[Boundary] {
+        &self.ends
     }
 
     fn at(&self, position: u64) -> &Rows {
@@ -283,6 +315,16 @@ impl World {
     async fn catalog_for(&self, sites: BTreeSet<SiteId>) -> Catalog {
         let query = CatalogQuery { sites: Sites::Some(sites), shards: None };
         muster_repo::catalog::read(&self.repository, &query, self.now).await.unwrap()
+    }
+
+    /// Keys of what a restore of a site to `at` reads.
+    pub(crate) fn objects_at(&self, catalog: &Catalog, site: u8, at: Timestamp) -> Vec<String> {
+        let index = CatalogIndex::new(catalog);
+        let point = recover(index.shard(&self.shard).unwrap(), Target::At(at)).unwrap();
+        let id = self::site(site);
+        let (incarnation, boundary) = (&point.incarnation, point.boundary);
+        let inputs = store_inputs_indexed(&index, &id, &kind(), &self.shard, incarnation, boundary).unwrap();
+        inputs.objects.into_iter().map(|object| object.key).collect()
     }
 
     /// Restores a site to `at` and compares it with the truth; where it came to, or why there is nothing.
