@@ -1,7 +1,7 @@
 //! What one site's restore reads as the log grows: objects and requests, not times.
 //!
 //! Days of capture at five-second segments are written through the repository's own writer into memory, and compacted
-//! once a simulated day. Each figure is counted over a restore of one site from the snapshot before the first day: its
+//! once a simulated day, after which the compacted part of the chain is dropped, as pruning does. Each figure is counted over a restore of one site from the snapshot before the first day: its
 //! catalog read, and the rows folded and held against the truth.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,9 +11,10 @@ use anyhow::{Context as _, Result, ensure};
 use muster_plan::inputs::store_inputs;
 use muster_plan::recovery::{Target, recovery_point};
 use muster_repo::catalog::{CatalogQuery, Sites};
+use muster_repo::compact::FAN_OUT;
 use muster_repo::memory::Requests;
 use muster_repo::{
-    Chain, MemoryObjects, Objects, RangeLimits, RangeReader, Repository, SegmentSpool, SnapshotWriter,
+    Chain, MemoryObjects, Objects, RangeLimits, RangeReader, Repository, SegmentSpool, SnapshotWriter, keys,
 };
 use muster_rows::{Change, Class, Op, Row, RowBuilder};
 use muster_types::segment::ChangeStamp;
@@ -67,6 +68,7 @@ pub(crate) async fn run(days: &[u64]) -> Result<()> {
             shard.segment().await?;
         }
         muster_upkeep::compact::compact_shard(&shard.repository, &shard.name, shard.dir.path()).await?;
+        shard.drop_compacted().await?;
         if days.contains(&day) {
             figures.push(shard.measure(day).await?);
         }
@@ -189,6 +191,17 @@ impl Shard {
         spool.table(&table()?);
         spool.change(Some(&id), 0, None, &Change { stamp: ChangeStamp { key, at: after.at }, op })?;
         self.chain.append(spool.finish()?, before, after, (0, 10), "simulation").await?;
+        Ok(())
+    }
+
+    /// Removes the segments that compacted ones stand for, but for the last ones.
+    async fn drop_compacted(&self) -> Result<()> {
+        let folder = keys::log(&self.name, self.chain.incarnation());
+        let whole = (self.position - 1) / FAN_OUT * FAN_OUT;
+        let last = keys::segment_index(&self.name, self.chain.incarnation(), whole.saturating_sub(FAN_OUT));
+        for entry in self.memory.list_between(&folder, &folder, &last).await? {
+            self.memory.delete(&entry.key).await?;
+        }
         Ok(())
     }
 
