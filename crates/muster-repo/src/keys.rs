@@ -153,6 +153,19 @@ pub fn sweep(name: &str) -> String {
     format!("{SWEEPS}{name}.json")
 }
 
+/// Folder of the notes how far checks came.
+pub const CHECKS: &str = "check/";
+
+/// How far check number `number` came.
+pub fn check(number: u64) -> String {
+    format!("{CHECKS}{number:020}.json")
+}
+
+/// The number in the key of such a note.
+pub(crate) fn check_number(key: &str) -> Option<u64> {
+    key.strip_prefix(CHECKS)?.strip_suffix(".json")?.parse().ok()
+}
+
 /// A run's plan.
 pub fn plan(run: &RunId) -> String {
     format!("runs/{run}/plan.json.zst")

@@ -10,6 +10,7 @@
 //! | [`snapshot`] | [`SnapshotWriter`]: packs, pages and root of one snapshot |
 //! | [`segment`] | [`SegmentSpool`]: the data and frames of one change-log segment |
 //! | [`chain`] | [`Chain`]: the create-if-absent chain of segment indexes |
+//! | [`check`] | objects held against their digests, a share at a time |
 //! | [`compact`] | the log compacted: consecutive segments laid out anew, site by site |
 //! | [`catalog`] | what can be restored, read for chosen sites |
 //! | [`log`] | [`log::LogReader`]: the change log between two positions |
@@ -32,6 +33,7 @@
 
 pub mod catalog;
 pub mod chain;
+pub mod check;
 mod chunk;
 pub mod compact;
 mod create;

@@ -12,6 +12,7 @@
 //! Rows and changes (`muster-rows`), and any behaviour beyond parsing, printing and validating one value.
 
 pub mod catalog;
+pub mod check;
 pub mod compacted;
 pub mod digest;
 pub mod format;

@@ -1,8 +1,10 @@
 //! `muster repo`: keep the repository fit. One file per subcommand.
 
+mod check;
 mod compact;
 mod hold;
 mod prune;
+mod stats;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -31,6 +33,10 @@ enum RepoCommand {
     Hold(hold::HoldArgs),
     /// Lift a hold.
     Unhold(hold::UnholdArgs),
+    /// Hold objects against their digests, a share at a time.
+    Check(check::CheckArgs),
+    /// Show objects and bytes by shard, and by site on request.
+    Stats(stats::StatsArgs),
     /// List holds, and the saved plans that hold their objects.
     Holds(hold::HoldsArgs),
 }
@@ -42,6 +48,8 @@ pub(crate) async fn run(topology: &Path, args: RepoArgs) -> Result<ExitCode> {
         RepoCommand::Prune(args) => prune::run(&context, args).await,
         RepoCommand::Hold(args) => hold::place(&context, args).await,
         RepoCommand::Unhold(args) => hold::lift(&context, args).await,
+        RepoCommand::Check(args) => check::run(&context, args).await,
+        RepoCommand::Stats(args) => stats::run(&context, args).await,
         RepoCommand::Holds(args) => hold::list(&context, args).await,
     }
 }

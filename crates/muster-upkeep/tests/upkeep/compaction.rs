@@ -30,7 +30,7 @@ fn told(catalog: &Catalog) -> Catalog {
     told
 }
 
-async fn random_log(rng: &mut ChaCha8Rng, segments: u32) -> World {
+pub(crate) async fn random_log(rng: &mut ChaCha8Rng, segments: u32) -> World {
     let mut world = World::new(rng.random_bool(0.5)).await;
     for _ in 0..segments {
         for _ in 0..rng.random_range(0..4) {

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![expect(clippy::print_stdout, reason = "the seed that reproduces a failure")]
 
+mod checking;
 mod compaction;
 mod pruning;
 mod world;
