@@ -135,7 +135,13 @@ fn add_stranded(history: &IncarnationHistory, all: &mut Vec<Boundary>, usable: &
         let Boundary { position, at } = snapshot.boundary;
         let behind = all.partition_point(|point| point.position <= position);
         let before = behind.checked_sub(1);
-        if before.is_some_and(|before| usable.iter().any(|stretch| stretch.contains(&before))) {
+        let segment = history.segment_at(position).map(|number| &history.segments[number]);
+        let reaches = |before: &usize| {
+            // Nothing between the two is missing.
+            segment.is_none_or(|segment| segment.after.position <= all[*before].position)
+                && usable.iter().any(|stretch| stretch.contains(before))
+        };
+        if before.as_ref().is_some_and(reaches) {
             continue;
         }
         // Its stamp is an upper bound, and times ascend here.
@@ -193,10 +199,17 @@ fn holes(history: &IncarnationHistory) -> Vec<Hole> {
         history.segments.binary_search_by(|segment| segment.boundary.cmp(boundary)).is_ok()
             || history.snapshots.binary_search_by(|snapshot| snapshot.boundary.cmp(boundary)).is_ok()
     };
+    // Where segments are missing, the next one goes on at a boundary that is not there.
+    let begins = |boundary: &Boundary| {
+        history.segments.binary_search_by(|segment| segment.after.cmp(boundary)).is_ok()
+    };
     let mut holes = Vec::new();
     // A gap may start or end at a recovery point of another incarnation, whose positions mean nothing here.
     for gap in history.gaps.iter().filter(|gap| here(&gap.after)) {
-        let end = gap.before.filter(here).map_or(Position(u64::MAX), |before| before.position);
+        let end = gap
+            .before
+            .filter(|before| here(before) || begins(before))
+            .map_or(Position(u64::MAX), |before| before.position);
         holes.push(Hole { after: gap.after.position, upto: end });
     }
     let mut reached = Position(0);

@@ -143,9 +143,12 @@ pub fn condemned(name: &str) -> String {
 /// Folder of the notes that lists are being swept.
 pub const SWEEPS: &str = "prune/sweeps/";
 
+/// Folder of the notes that lists were swept to their ends.
+pub const SWEPT: &str = "prune/swept/";
+
 /// The note that a list was swept to its end.
 pub fn swept(name: &str) -> String {
-    format!("prune/swept/{name}.json")
+    format!("{SWEPT}{name}.json")
 }
 
 /// The note that a list is being swept.

@@ -131,9 +131,31 @@ pub async fn is_swept(repository: &Repository, name: &str) -> Result<bool, RepoE
 /// # Errors
 /// See the module.
 pub async fn forget_sweep(repository: &Repository, name: &str) -> Result<(), RepoError> {
+    repository.objects().delete(&keys::sweep(name)).await?;
     repository.objects().delete(&keys::condemned(name)).await?;
-    repository.objects().delete(&keys::swept(name)).await?;
-    repository.objects().delete(&keys::sweep(name)).await
+    repository.objects().delete(&keys::swept(name)).await
+}
+
+/// Removes notes whose list is gone: left where forgetting ended early.
+///
+/// # Errors
+/// See the module.
+pub async fn forget_orphans(repository: &Repository) -> Result<(), RepoError> {
+    // Notes first: one of a list that is new by then has it.
+    let mut notes = repository.objects().list(keys::SWEEPS, None).await?;
+    notes.extend(repository.objects().list(keys::SWEPT, None).await?);
+    let lists = repository.objects().list(keys::CONDEMNED, None).await?;
+    let names: std::collections::BTreeSet<&str> = lists
+        .iter()
+        .filter_map(|list| list.key.strip_prefix(keys::CONDEMNED)?.strip_suffix(".json.zst"))
+        .collect();
+    for note in &notes {
+        let name = note.key.rsplit('/').next().and_then(|name| name.strip_suffix(".json"));
+        if name.is_some_and(|name| !names.contains(name)) {
+            repository.objects().delete(&note.key).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Of `objects`, those that are being removed, or were a short while ago.

@@ -96,6 +96,7 @@ pub async fn prune(
     let judgement = Judgement::read(repository, policy, now).await?;
     condemn(repository, &judgement, (&due, &waiting), (now, dry_run), &mut pruned).await?;
     if !dry_run {
+        retention::forget_orphans(repository).await?;
         for plan in &judgement.expired_plans {
             retention::drop_plan_hold(repository, plan).await?;
         }

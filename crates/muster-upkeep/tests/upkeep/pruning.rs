@@ -2,10 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use muster_repo::retention;
+use muster_repo::runs::Appended;
+use muster_repo::{RunObjects, keys, retention};
 use muster_types::format::FORMAT;
+use muster_types::incident::Incident;
+use muster_types::journal::{JournalEntry, Record};
+use muster_types::plan::Plan;
+use muster_types::request::{PlanRequest, ProofLevel};
 use muster_types::retention::{Hold, PlanHold, Retention};
-use muster_types::{PlanId, Timestamp};
+use muster_types::snapshot::ObjectInfo;
+use muster_types::{Digest, Epoch, PlanId, RunId, Timestamp};
 use muster_upkeep::compact::compact_shard;
 use muster_upkeep::prune::prune;
 use rand::{RngExt, SeedableRng};
@@ -15,7 +21,7 @@ use crate::compaction::crashing;
 use crate::seeds;
 use crate::world::{SITES, World};
 
-const POLICY: Retention = Retention { every_moment_days: 2, daily_days: 6, grace_hours: 5 };
+const POLICY: Retention = Retention { every_moment_days: 2, daily_days: 6, grace_hours: 12 };
 const HOUR: i64 = 3_600_000_000;
 const DAY: i64 = 24 * HOUR;
 
@@ -33,7 +39,9 @@ struct Life {
     /// Saved plans: the site, the moment, and the hold.
     plans: Vec<(u8, Timestamp, PlanHold)>,
     /// Planned from a catalog of then, and not saved yet.
-    in_flight: Option<(Timestamp, u8, Timestamp, Vec<String>)>,
+    in_flight: Option<(Timestamp, u8, Timestamp, Vec<ObjectInfo>)>,
+    /// Open ones.
+    runs: Vec<OpenRun>,
     names: u32,
     /// How often pruning was ended early, and how much it removed.
     crashes: u32,
@@ -46,16 +54,27 @@ impl Life {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let world = World::new(rng.random_bool(0.5)).await;
         let dir = tempfile::tempdir().unwrap();
-        let (holds, plans) = (Vec::new(), Vec::new());
-        Self { rng, world, dir, holds, plans, in_flight: None, names: 0, crashes: 0, removed: 0, refused: 0 }
+        Self {
+            rng,
+            world,
+            dir,
+            holds: Vec::new(),
+            plans: Vec::new(),
+            in_flight: None,
+            runs: Vec::new(),
+            names: 0,
+            crashes: 0,
+            removed: 0,
+            refused: 0,
+        }
     }
 
     async fn capture(&mut self) {
-        for _ in 0..self.rng.random_range(1..6) {
+        for _ in 0..self.rng.random_range(1..4) {
             for _ in 0..self.rng.random_range(0..3) {
                 self.world.write(&mut self.rng);
             }
-            self.world.pass(self.rng.random_range(0..HOUR / 2));
+            self.world.pass(self.rng.random_range(0..2 * HOUR));
             let reread = self.rng.random_ratio(1, 60);
             self.world.poll(&mut self.rng, reread).await;
         }
@@ -115,14 +134,52 @@ impl Life {
             return;
         }
         let objects = self.world.objects_at(&catalog, site, at);
-        if self.rng.random_bool(0.5) {
+        if self.rng.random_ratio(1, 4) {
+            self.open_run(objects).await;
+        } else if self.rng.random_bool(0.5) {
             self.save(site, at, objects).await;
         } else if self.in_flight.is_none() {
             self.in_flight = Some((self.world.now, site, at, objects));
         }
     }
 
-    async fn save(&mut self, site: u8, at: Timestamp, objects: Vec<String>) {
+    /// A run of a plan is under way, held from before it began.
+    async fn open_run(&mut self, objects: Vec<ObjectInfo>) {
+        let keys: Vec<String> = objects.iter().map(|object| object.key.clone()).collect();
+        if !retention::swept(&self.world.repository, &keys).await.unwrap().is_empty() {
+            return;
+        }
+        self.names += 1;
+        let run =
+            RunObjects::new(&self.world.repository, RunId::new(format!("restore-{}", self.names)).unwrap());
+        run.put_plan(&plan_of(&self.world, objects)).await.unwrap();
+        let mut open = OpenRun { run, keys, opened_at: self.world.now, entries: 0, epoch: 1 };
+        let (at, plan) = (self.world.now, Plan::unsealed_id());
+        let (operator, by) = ("a test".to_owned(), "a test".to_owned());
+        let records = vec![Record::Opened { plan, at, operator }, Record::Taken { epoch: Epoch(1), by, at }];
+        open.append(at, Epoch(1), records).await;
+        self.runs.push(open);
+    }
+
+    /// A run ends, well or given up.
+    async fn end_run(&mut self) {
+        if self.runs.is_empty() {
+            return;
+        }
+        let mut run = self.runs.swap_remove(self.rng.random_range(0..self.runs.len()));
+        let at = self.world.now;
+        let failed = self.rng.random_bool(0.3);
+        let finished = Record::Finished { at, sites_restored: 1, sites_failed: u64::from(failed) };
+        run.epoch += 1;
+        let taken = Record::Taken { epoch: Epoch(run.epoch), by: "a test".to_owned(), at };
+        run.append(at, Epoch(run.epoch), vec![taken, finished]).await;
+        if failed {
+            // It can be resumed: it holds what it held.
+            self.runs.push(run);
+        }
+    }
+
+    async fn save(&mut self, site: u8, at: Timestamp, objects: Vec<ObjectInfo>) {
         self.names += 1;
         let hold = PlanHold {
             format: FORMAT,
@@ -130,7 +187,7 @@ impl Life {
             title: "a test".to_owned(),
             created_at: self.world.now,
             expires_at: self.world.now.plus_micros(self.rng.random_range(0..3 * DAY)),
-            objects,
+            objects: objects.into_iter().map(|object| object.key).collect(),
         };
         retention::hold_plan(&self.world.repository, &hold).await.unwrap();
         if retention::swept(&self.world.repository, &hold.objects).await.unwrap().is_empty() {
@@ -173,10 +230,23 @@ impl Life {
             }
         }
         let keys: BTreeSet<String> = self.world.memory.keys().into_iter().collect();
+        self.judge_runs(&keys);
         self.plans.retain(|(_, _, hold)| hold.expires_at >= self.world.now);
         for (site, at, hold) in &self.plans {
             let gone: Vec<&String> = hold.objects.iter().filter(|key| !keys.contains(*key)).collect();
             assert!(gone.is_empty(), "plan of site {site} to {at} lost {gone:?}");
+        }
+    }
+
+    /// What open runs read is there, and the chain since they began.
+    fn judge_runs(&self, keys: &BTreeSet<String>) {
+        for run in &self.runs {
+            let gone: Vec<&String> = run.keys.iter().filter(|key| !keys.contains(*key)).collect();
+            assert!(gone.is_empty(), "run {} lost {gone:?}", run.run.run());
+            for (number, end) in (1..).zip(self.world.ends()) {
+                let index = keys::segment_index(&self.world.shard, &self.world.incarnation, number);
+                assert!(end.at < run.opened_at || keys.contains(&index), "{index}");
+            }
         }
     }
 
@@ -186,7 +256,8 @@ impl Life {
             45..53 => self.world.snapshot().await,
             53..65 => self.compact().await,
             65..85 => self.prune().await,
-            85..93 => self.plan().await,
+            85..90 => self.plan().await,
+            90..95 => self.end_run().await,
             _ => self.hold().await,
         }
         // Whoever plans saves it well within the grace.
@@ -202,6 +273,13 @@ impl Life {
     async fn end(&mut self) {
         for hold in std::mem::take(&mut self.holds) {
             retention::lift(&self.world.repository, &hold.name).await.unwrap();
+        }
+        for mut run in std::mem::take(&mut self.runs) {
+            let at = self.world.now;
+            let (epoch, by) = (Epoch(run.epoch + 1), "a test".to_owned());
+            let records =
+                vec![Record::Taken { epoch, by, at }, Record::Abandoned { at, reason: "a test".to_owned() }];
+            run.append(at, epoch, records).await;
         }
         for _ in 0..12 {
             self.world.snapshot().await;
@@ -248,6 +326,58 @@ impl Life {
     }
 }
 
+/// A run, its objects and its journal.
+struct OpenRun {
+    run: RunObjects,
+    keys: Vec<String>,
+    opened_at: Timestamp,
+    entries: u64,
+    epoch: u64,
+}
+
+impl OpenRun {
+    async fn append(&mut self, at: Timestamp, epoch: Epoch, records: Vec<Record>) {
+        self.entries += 1;
+        let (format, run) = (FORMAT, self.run.run().clone());
+        let (sequence, writer, attempt) = (self.entries, "a test".to_owned(), self.entries);
+        let entry = JournalEntry { format, run, sequence, epoch, writer, attempt, at, records };
+        assert!(matches!(self.run.append(&entry).await.unwrap(), Appended::Mine));
+    }
+}
+
+fn plan_of(world: &World, objects: Vec<ObjectInfo>) -> Plan {
+    let incident = Incident {
+        format: FORMAT,
+        title: "a test".to_owned(),
+        declared_at: world.now,
+        id_source: "a test".to_owned(),
+        sites: Vec::new(),
+    };
+    let plan = Plan {
+        format: FORMAT,
+        id: Plan::unsealed_id(),
+        created_at: world.now,
+        expires_at: world.now,
+        request: PlanRequest {
+            incident,
+            proof: ProofLevel::Marked,
+            overwrite: BTreeSet::new(),
+            accept_block: BTreeSet::new(),
+            accept_gap: BTreeSet::new(),
+        },
+        repository: world.repository.id().to_owned(),
+        topology: Digest::of(b"topology"),
+        objects,
+        tables: Vec::new(),
+        sites: Vec::new(),
+        shards: BTreeMap::new(),
+        pools: BTreeMap::new(),
+        steps: Vec::new(),
+        notes: Vec::new(),
+    };
+    plan.seal()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_promised_moment_is_lost_and_everything_else_goes() {
     let (mut crashes, mut removed, mut refused) = (0, 0, 0);
@@ -262,5 +392,6 @@ async fn no_promised_moment_is_lost_and_everything_else_goes() {
         refused += life.refused;
     }
     println!("{crashes} prunings ended early, {removed} objects removed, {refused} plans refused");
-    assert!(removed > 0 && crashes > 0);
+    // One seed alone may be a quiet one.
+    assert!(std::env::var_os("MUSTER_SEED").is_some() || removed > 0 && crashes > 0);
 }

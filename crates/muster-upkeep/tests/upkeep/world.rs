@@ -13,6 +13,7 @@ use muster_repo::{
 use muster_rows::{Change, Class, Op, Row, RowBuilder};
 use muster_types::catalog::Catalog;
 use muster_types::segment::{ChangeStamp, Commit, Mark, TableEvent, TableEventKind};
+use muster_types::snapshot::ObjectInfo;
 use muster_types::table::{CapturedTable, ColumnDef, Owner, TableDef};
 use muster_types::{
     Boundary, ChangeKey, Epoch, Incarnation, Kind, Position, RunId, ShardName, SiteId, SnapshotId, Timestamp,
@@ -53,6 +54,8 @@ pub(crate) struct World {
     points: Vec<Boundary>,
     /// Of segments.
     ends: Vec<Boundary>,
+    /// Of segments without commits of their own.
+    coarse: Vec<(Position, Position)>,
     /// Of snapshots, in order.
     pub(crate) snapshots: Vec<(SnapshotId, Boundary)>,
     mark: u32,
@@ -123,11 +126,14 @@ impl World {
             polled: Boundary { position: Position(0), at: now },
             points: Vec::new(),
             ends: Vec::new(),
+            coarse: Vec::new(),
             snapshots: Vec::new(),
             mark: 0,
             dir: tempfile::tempdir().unwrap(),
         };
         world.snapshot().await;
+        // No commit takes its time before it.
+        world.pass(1_000_000);
         world
     }
 
@@ -235,6 +241,8 @@ impl World {
         if table.is_none() {
             let points = commits.iter().map(|commit| Boundary { position: commit.position, at: commit.at });
             self.points.extend(points);
+        } else {
+            self.coarse.push((self.polled.position, boundary.position));
         }
         self.points.push(boundary);
         self.ends.push(boundary);
@@ -290,9 +298,21 @@ impl World {
 
     /// Where a restore to `at` must come to: the longest prefix of the log without a later time.
     pub(crate) fn expected(&self, at: Timestamp) -> Option<Position> {
-        let first = self.snapshots.first().map(|(_, boundary)| *boundary);
-        let all = first.iter().chain(&self.points).take_while(|point| point.at <= at);
-        all.last().map(|point| point.position)
+        // Snapshots are points of their own where the log has not come yet, or tells no commits.
+        let alone = |boundary: &&Boundary| {
+            let coarse = self.coarse.iter().any(|(after, end)| (after..=end).contains(&&boundary.position));
+            let before = self.ends.first().is_none_or(|end| boundary.position.0 == 0 && end.at > boundary.at);
+            coarse || before || boundary.position > self.polled.position
+        };
+        let alone = self.snapshots.iter().map(|(_, boundary)| boundary).filter(alone);
+        let mut all: Vec<Boundary> = self.points.iter().chain(alone).copied().collect();
+        all.sort();
+        let mut latest = all.first()?.at;
+        for point in all.iter_mut().filter(|_| self.commits) {
+            latest = latest.max(point.at);
+            point.at = latest;
+        }
+        all.iter().take_while(|point| point.at <= at).last().map(|point| point.position)
     }
 
     /// The position that segment `sequence` ends at.
@@ -317,14 +337,14 @@ impl World {
         muster_repo::catalog::read(&self.repository, &query, self.now).await.unwrap()
     }
 
-    /// Keys of what a restore of a site to `at` reads.
-    pub(crate) fn objects_at(&self, catalog: &Catalog, site: u8, at: Timestamp) -> Vec<String> {
+    /// What a restore of a site to `at` reads.
+    pub(crate) fn objects_at(&self, catalog: &Catalog, site: u8, at: Timestamp) -> Vec<ObjectInfo> {
         let index = CatalogIndex::new(catalog);
         let point = recover(index.shard(&self.shard).unwrap(), Target::At(at)).unwrap();
         let id = self::site(site);
         let (incarnation, boundary) = (&point.incarnation, point.boundary);
         let inputs = store_inputs_indexed(&index, &id, &kind(), &self.shard, incarnation, boundary).unwrap();
-        inputs.objects.into_iter().map(|object| object.key).collect()
+        inputs.objects
     }
 
     /// Restores a site to `at` and compares it with the truth; where it came to, or why there is nothing.
