@@ -10,6 +10,7 @@
 //! | [`postgres_slots`] | what slots of idle databases cost their server |
 //! | [`minio_reads`] | bytes read from MinIO per second, to ranged GETs by `curl` |
 //! | [`incumbent`] | some sites of a shard brought back, to pgBackRest and `COPY` |
+//! | [`log_growth`] | objects that one site's restore reads after days of capture |
 //! | [`world`] | the fleet of SQLite shards, its repository and its plans, for `restore` and `reads` |
 //! | [`shard`] | the PostgreSQL shard of the others |
 //! | [`measure`] | rounds, medians, tables |
@@ -21,6 +22,7 @@
 #![allow(clippy::print_stdout, reason = "a benchmark prints what it measured")]
 
 mod incumbent;
+mod log_growth;
 mod measure;
 mod minio_reads;
 mod plan;
@@ -68,6 +70,9 @@ pub(crate) struct Args {
     /// Sites that are deleted and restored in `incumbent`.
     #[arg(long, default_value_t = 30)]
     shard_victims: usize,
+    /// Days of capture after which `log-growth` counts.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 10, 30])]
+    days: Vec<u64>,
     /// Connections that write to a PostgreSQL shard.
     #[arg(long, default_value_t = 4)]
     connections: usize,
@@ -120,6 +125,8 @@ enum Bench {
     MinioReads,
     /// Sites of one shard brought back, to pgBackRest.
     Incumbent,
+    /// Objects that one site's restore reads after days of capture.
+    LogGrowth,
 }
 
 #[tokio::main]
@@ -143,6 +150,9 @@ async fn main() -> Result<()> {
             restore::run(&world, args.rounds).await?;
         }
         world.close().await;
+    }
+    if wanted(Bench::LogGrowth) {
+        log_growth::run(&args.days).await?;
     }
     if wanted(Bench::MinioReads) {
         minio_reads::run(&args).await?;

@@ -115,6 +115,48 @@ fn the_page_restores_every_store_at_every_recovery_point() {
     a_deleted_store_is_empty(&world, &incident);
 }
 
+#[test]
+fn the_page_reads_a_compacted_log_without_its_chain() {
+    let world = World::captured(SIZE, seed(8));
+    let mut truths = Vec::new();
+    for round in 0..40 {
+        let writers = world.fleet.start_writers(WriterConfig { transactions_per_second: 500, threads: 2 });
+        until("writers at work", || writers.committed() >= 20);
+        writers.stop().unwrap();
+        match round {
+            7 | 15 | 16 | 39 => truths.push(Truth::take(&world, &format!("round-{round}"))),
+            _ => world.capture_once(),
+        }
+    }
+    world.muster(&["repo", "compact"]).ok();
+    let mut removed = 0;
+    for shard in std::fs::read_dir(world.repository().join("shards")).unwrap() {
+        for history in std::fs::read_dir(shard.unwrap().path()).unwrap() {
+            let history = history.unwrap().path();
+            let Ok(roots) = std::fs::read_dir(history.join("compacted/level-01")) else { continue };
+            let name = |path: PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
+            let last = roots.map(|root| name(root.unwrap().path())[21..41].to_owned()).max().unwrap();
+            for segment in std::fs::read_dir(history.join("log")).unwrap() {
+                let segment = segment.unwrap().path();
+                if name(segment.clone())[..20] <= *last {
+                    std::fs::remove_file(segment).unwrap();
+                    removed += 1;
+                }
+            }
+        }
+    }
+    assert!(removed > 32, "only {removed} objects lay in compacted segments");
+    let site = (0..world.fleet.sites.len()).max_by_key(|site| world.fleet.sites[*site].rows).unwrap();
+    let mut restored = 0;
+    for truth in &truths {
+        for kind in &world.fleet.sites[site].kinds {
+            let out = by_hand(&world, site, *kind, truth);
+            restored += equals(&world, site, *kind, truth, &out.join("target.db"));
+        }
+    }
+    assert!(restored > 100, "only {restored} rows were compared");
+}
+
 fn a_deleted_store_is_empty(world: &World, incident: &Incident) {
     let deleted = Truth::take(world, "deleted");
     let site = incident.log.sites[0].index;

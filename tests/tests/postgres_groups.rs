@@ -233,6 +233,9 @@ impl Objects for Counting {
     async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<ObjectEntry>, RepoError> {
         self.objects.list(prefix, after).await
     }
+    async fn delete(&self, key: &str) -> Result<(), RepoError> {
+        self.objects.delete(key).await
+    }
     async fn list_folders(&self, prefix: &str) -> Result<Vec<String>, RepoError> {
         self.objects.list_folders(prefix).await
     }

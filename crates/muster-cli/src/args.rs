@@ -57,6 +57,8 @@ pub(crate) enum Command {
     Export(commands::export::ExportArgs),
     /// Rehearse restores in a sandbox, and judge them.
     Drill(commands::drill::DrillArgs),
+    /// Keep the repository fit.
+    Repo(commands::repo::RepoArgs),
     /// Serve a folder over the S3 protocol.
     S3(commands::s3::S3Args),
 }

@@ -19,7 +19,7 @@ use muster_types::segment::{Gap, TableEvent, TableEventKind};
 use muster_types::table::CapturedTable;
 use muster_types::{Boundary, Incarnation, Kind, ShardName, Timestamp};
 
-use crate::points::Points;
+use crate::points::{self, Points};
 use crate::schema::Schema;
 
 /// A table of one incarnation, in one of its shapes: what was captured of one shape is read alike.
@@ -185,7 +185,8 @@ impl<'a> IncarnationIndex<'a> {
 
     /// The number of the last snapshot at or before `boundary`.
     pub fn snapshot_below(&self, boundary: Boundary) -> Option<usize> {
-        let count = self.history.snapshots.partition_point(|snapshot| snapshot.boundary <= boundary);
+        let is_base = |snapshot: Boundary| points::is_base(self.has_commits, snapshot, boundary);
+        let count = self.history.snapshots.partition_point(|snapshot| is_base(snapshot.boundary));
         count.checked_sub(1)
     }
 

@@ -16,17 +16,21 @@
 //! # Errors
 //! [`InputError`] names shard, table and what the log cannot tell.
 
+mod assemble;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use muster_types::catalog::{Catalog, SiteTrace};
-use muster_types::plan::{BaseInput, ChangesInput, TableInput};
+use muster_types::plan::{ChangesInput, TableInput};
 use muster_types::segment::{ChangeStamp, FrameKind, LogFrame, TableEvent, TableEventKind};
 use muster_types::snapshot::{Chunk, ObjectInfo, TableSlice};
 use muster_types::table::CapturedTable;
 use muster_types::{Boundary, Incarnation, Kind, Position, ShardName, SiteId, SnapshotId, Timestamp};
 
 use crate::index::{CatalogIndex, IncarnationIndex, TableRef, Uncaptured};
+
+pub(crate) use assemble::{Objects, assemble, fill};
 
 /// Why a table's rows at a recovery point cannot be told from the repository.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -156,6 +160,21 @@ impl<'a> FramePart<'a> {
         Some(part)
     }
 
+    /// What to read of it, from object number `object`.
+    fn input(&self, object: u32) -> ChangesInput {
+        let within = self.frame.place.as_ref().and_then(|place| place.within);
+        let (start, end) = (within.map(|within| within.after), within.map(|within| within.upto));
+        ChangesInput {
+            object,
+            chunks: self.frame.chunks.clone(),
+            after: self.after.max(start),
+            upto: match (self.upto, end) {
+                (Some(upto), Some(end)) => Some(upto.min(end)),
+                (upto, end) => upto.or(end),
+            },
+        }
+    }
+
     /// Rows inserted, and whether that is exact.
     pub(crate) fn inserts(&self) -> (u64, bool) {
         self.share(self.frame.inserts, self.frame.span)
@@ -226,12 +245,6 @@ impl TableState<'_> {
     /// A frame reaches across `position`, which is that of its base.
     fn is_split_at(&self, position: Position) -> bool {
         self.changes.iter().any(|part| part.after == Some(position))
-    }
-
-    /// Every chunk to read.
-    fn all_chunks(&self) -> impl Iterator<Item = &Chunk> {
-        let changes = self.changes.iter().flat_map(|part| &part.frame.chunks);
-        self.base.chunks().iter().chain(changes)
     }
 }
 
@@ -496,99 +509,4 @@ pub fn store_inputs_indexed(
     let mut inputs = assemble(history, &states, (site, kind), boundary, &mut objects)?;
     inputs.objects = objects.list;
     Ok(inputs)
-}
-
-/// Objects of a plan, each once.
-#[derive(Debug, Default)]
-pub(crate) struct Objects {
-    by_key: BTreeMap<String, u32>,
-    pub(crate) list: Vec<ObjectInfo>,
-}
-
-impl Objects {
-    fn number(&mut self, object: &ObjectInfo) -> u32 {
-        if let Some(number) = self.by_key.get(object.key.as_str()) {
-            return *number;
-        }
-        let number = self.list.len() as u32;
-        self.by_key.insert(object.key.clone(), number);
-        self.list.push(object.clone());
-        number
-    }
-}
-
-/// The inputs of one kind from the states of a site's tables; `objects` of the result stays empty, `inputs` refer
-/// to the given list.
-pub(crate) fn assemble(
-    index: &IncarnationIndex<'_>,
-    states: &SiteTables<'_>,
-    (site, kind): (&SiteId, &Kind),
-    boundary: Boundary,
-    objects: &mut Objects,
-) -> Result<StoreInputs, InputError> {
-    let mut store = StoreInputs::default();
-    let Some(schema) = index.schema_at(boundary) else { return Ok(store) };
-    let Some(found) = schema.tables(kind, site) else { return Ok(store) };
-    let refs = &found.refs;
-    let there = |table: u32| refs.iter().any(|known| known.table == table);
-    if let Some(table) = index.uncaptured_at(kind, boundary).find(|table| there(table.table)) {
-        return Err(InputError::uncaptured(index, table, boundary));
-    }
-    store.tables = Arc::clone(&found.tables);
-    let mut oldest: Option<u32> = None;
-    for (number, table) in refs.iter().enumerate() {
-        let mut input = TableInput { table: number as u32, base: None, changes: Vec::new() };
-        if let Some(state) = states.get(&table.table) {
-            let state = state.as_ref().map_err(Clone::clone)?;
-            if state.version.is_some_and(|version| version != table.version) {
-                let table = index.names[table.table as usize].to_owned();
-                return Err(InputError::DefinitionChanged { table, boundary_at: boundary.at });
-            }
-            fill(index, state, &mut input, objects)?;
-            store.rows += state.rows();
-            store.bytes += state.all_chunks().map(|chunk| chunk.bytes).sum::<u64>();
-            store.raw_bytes += state.all_chunks().map(|chunk| chunk.raw_bytes).sum::<u64>();
-            if let Base::Slice(snapshot, _) = state.base {
-                oldest = Some(oldest.map_or(snapshot, |oldest| oldest.min(snapshot)));
-            }
-        }
-        store.inputs.push(input);
-    }
-    store.snapshot = oldest.map(|number| index.history.snapshots[number as usize].snapshot.clone());
-    Ok(store)
-}
-
-pub(crate) fn fill(
-    index: &IncarnationIndex<'_>,
-    state: &TableState<'_>,
-    input: &mut TableInput,
-    objects: &mut Objects,
-) -> Result<(), InputError> {
-    input.base = match state.base {
-        Base::Empty => None,
-        Base::Slice(snapshot, slice) => {
-            let packs = &index.history.snapshots[snapshot as usize].packs;
-            let pack = packs.get(slice.pack as usize).ok_or_else(|| damaged("pack", slice.pack as usize))?;
-            let object = objects.number(pack);
-            Some(BaseInput { object, chunks: slice.chunks.clone(), rows_digest: slice.rows_digest })
-        }
-        Base::Reread(segment, frame) => {
-            let object = objects.number(segment_data(index, segment)?);
-            let missing =
-                || InputError::Damaged(format!("a whole reading in segment {segment} has no digest"));
-            let rows_digest = frame.rows_digest.ok_or_else(missing)?;
-            Some(BaseInput { object, chunks: frame.chunks.clone(), rows_digest })
-        }
-    };
-    for &FramePart { segment, frame, after, upto } in &state.changes {
-        let object = objects.number(segment_data(index, segment)?);
-        input.changes.push(ChangesInput { object, chunks: frame.chunks.clone(), after, upto });
-    }
-    Ok(())
-}
-
-fn segment_data<'a>(index: &IncarnationIndex<'a>, segment: u32) -> Result<&'a ObjectInfo, InputError> {
-    let found = index.history.segments.get(segment as usize);
-    let missing = || InputError::Damaged(format!("segment {segment} has frames and no data object"));
-    found.and_then(|segment| segment.data.as_ref()).ok_or_else(missing)
 }

@@ -49,8 +49,11 @@ pub struct Points {
 impl Points {
     /// The points of `history`.
     pub(crate) fn new(history: &IncarnationHistory) -> Self {
-        let all = history.boundaries();
-        let usable = usable(history, &all);
+        let mut all = history.boundaries();
+        let mut usable = self::usable(history, &all);
+        if add_stranded(history, &mut all, &usable) {
+            usable = self::usable(history, &all);
+        }
         let ascending = all.is_sorted_by_key(|boundary| boundary.at);
         let earliest_from = (!ascending).then(|| earliest_from(&all, &usable));
         let latest = all.iter().map(|boundary| boundary.at).max();
@@ -121,14 +124,58 @@ fn earliest_from(all: &[Boundary], usable: &[Range<usize>]) -> Vec<Timestamp> {
     earliest_from
 }
 
+/// Adds snapshots that lie between commits, where no commit before them can be restored: they are points of their own
+/// then. `true` if there are any.
+fn add_stranded(history: &IncarnationHistory, all: &mut Vec<Boundary>, usable: &[Range<usize>]) -> bool {
+    if !history.has_commits() {
+        return false;
+    }
+    let mut stranded = Vec::new();
+    for snapshot in &history.snapshots {
+        let Boundary { position, at } = snapshot.boundary;
+        let behind = all.partition_point(|point| point.position <= position);
+        let before = behind.checked_sub(1);
+        let segment = history.segment_at(position).map(|number| &history.segments[number]);
+        let reaches = |before: &usize| {
+            // Nothing between the two is missing.
+            segment.is_none_or(|segment| segment.after.position <= all[*before].position)
+                && usable.iter().any(|stretch| stretch.contains(before))
+        };
+        if before.as_ref().is_some_and(reaches) {
+            continue;
+        }
+        // Its stamp is an upper bound, and times ascend here.
+        let at = before.map_or(at, |before| at.max(all[before].at));
+        if all.get(behind).is_none_or(|next| at < next.at) {
+            stranded.push(Boundary { position, at });
+        }
+    }
+    let any = !stranded.is_empty();
+    all.append(&mut stranded);
+    all.sort();
+    all.dedup();
+    any
+}
+
+/// A snapshot is a base for `point`. Where the log has commits, times of snapshots are upper bounds: positions tell.
+pub(crate) fn is_base(history_has_commits: bool, snapshot: Boundary, point: Boundary) -> bool {
+    match history_has_commits {
+        true => snapshot.position <= point.position,
+        false => snapshot <= point,
+    }
+}
+
 /// A recovery point can be restored if a snapshot lies at or before it and no hole between the two.
 fn usable(history: &IncarnationHistory, points: &[Boundary]) -> Vec<Range<usize>> {
     let holes = holes(history);
+    let has_commits = history.has_commits();
     let mut usable: Vec<Range<usize>> = Vec::new();
     let mut next_snapshot = 0;
     let mut base: Option<Boundary> = None;
     for (number, point) in points.iter().enumerate() {
-        while history.snapshots.get(next_snapshot).is_some_and(|snapshot| snapshot.boundary <= *point) {
+        while let Some(snapshot) = history.snapshots.get(next_snapshot)
+            && is_base(has_commits, snapshot.boundary, *point)
+        {
             base = Some(history.snapshots[next_snapshot].boundary);
             next_snapshot += 1;
         }
@@ -152,10 +199,17 @@ fn holes(history: &IncarnationHistory) -> Vec<Hole> {
         history.segments.binary_search_by(|segment| segment.boundary.cmp(boundary)).is_ok()
             || history.snapshots.binary_search_by(|snapshot| snapshot.boundary.cmp(boundary)).is_ok()
     };
+    // Where segments are missing, the next one goes on at a boundary that is not there.
+    let begins = |boundary: &Boundary| {
+        history.segments.binary_search_by(|segment| segment.after.cmp(boundary)).is_ok()
+    };
     let mut holes = Vec::new();
     // A gap may start or end at a recovery point of another incarnation, whose positions mean nothing here.
     for gap in history.gaps.iter().filter(|gap| here(&gap.after)) {
-        let end = gap.before.filter(here).map_or(Position(u64::MAX), |before| before.position);
+        let end = gap
+            .before
+            .filter(|before| here(before) || begins(before))
+            .map_or(Position(u64::MAX), |before| before.position);
         holes.push(Hole { after: gap.after.position, upto: end });
     }
     let mut reached = Position(0);

@@ -141,6 +141,7 @@ pub fn topology(fleet: Fleet) -> Result<Topology, IdError> {
         tables,
         site_tables: Vec::new(),
         database_tables: BTreeMap::new(),
+        retention: None,
     })
 }
 
@@ -356,6 +357,7 @@ fn frame(site: u32, table: u32, segment: u32, (inserts, updates, deletes): (u64,
         span: Some((first, last)),
         deletions: (deletes > 0).then_some((first, last)),
         rows_digest: None,
+        place: None,
     }
 }
 

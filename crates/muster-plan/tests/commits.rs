@@ -263,6 +263,7 @@ impl World {
                 span: None,
                 deletions: None,
                 rows_digest: Some(Digest([1; 32])),
+                place: None,
             };
             self.traces[site].1.entry(number).or_default().push(frame);
         }
@@ -296,6 +297,7 @@ impl World {
             deletions: ends(lines.iter().filter(|line| !line.comes).collect()),
             rows_digest: None,
             chunks: vec![chunk.clone()],
+            place: None,
         };
         self.chunks.insert(chunk.offset, lines);
         frame

@@ -5,6 +5,7 @@
 //!
 //! # Invariants
 //! - A segment is trusted only if its successor names the digest of its stored bytes (the head: if it can be read).
+//! - Compacted segments are read in the place of what they cover; segments and recovery points are the same either way.
 //! - What is missing from a history is a [`Gap`](muster_types::segment::Gap), whatever the reason: a lost or damaged index, a break between
 //!   boundaries, the end of an incarnation. Behind a gap, entry i of
 //!   [`IncarnationHistory::segments`](muster_types::catalog::IncarnationHistory::segments) no longer has sequence i + 1.
@@ -15,15 +16,18 @@
 //! [`read`] fails on the first damaged snapshot root or page; [`survey`] goes on without it and lists what it met.
 //! A damaged segment is a gap in both. A newer format is an error in both.
 
+pub(crate) mod compacted;
 mod history;
-mod log;
+pub(crate) mod log;
 mod sites;
 mod snapshots;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use muster_types::catalog::Catalog;
-use muster_types::{ShardName, SiteId, Timestamp};
+use muster_types::snapshot::ObjectInfo;
+use muster_types::{Incarnation, ShardName, SiteId, Timestamp};
 
 use crate::error::{RepoError, RepoErrorKind};
 use crate::repository::Repository;
@@ -111,6 +115,43 @@ pub async fn survey(
         None => repository.shards().await?,
     };
     history::survey(repository, &shards, &query.sites, now).await
+}
+
+/// A compacted segment that stands for a stretch of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Covering {
+    /// Key of its root.
+    pub root: String,
+    /// First covered segment.
+    pub first: u64,
+    /// Last covered segment.
+    pub last: u64,
+    /// Its packs and pages.
+    pub objects: Vec<ObjectInfo>,
+}
+
+/// The compacted segments that stand for the log of an incarnation, ascending. Damaged ones are left out.
+///
+/// # Errors
+/// What the object store answers; newer documents.
+pub async fn covering(
+    repository: &Repository,
+    shard: &ShardName,
+    incarnation: &Incarnation,
+) -> Result<Vec<Covering>, RepoError> {
+    let mut damages = Vec::new();
+    let none = Arc::new(Sites::Some(BTreeSet::new()));
+    let cover = compacted::cover(repository, shard, incarnation, &none, &mut damages).await?;
+    let covering = |found: compacted::Compacted| {
+        let pages = found.root.pages.into_iter().map(|page| page.object);
+        Covering {
+            root: found.key,
+            first: found.root.first,
+            last: found.root.last,
+            objects: found.root.packs.into_iter().chain(pages).chain(found.root.unowned).collect(),
+        }
+    };
+    Ok(cover.compacted.into_iter().map(covering).collect())
 }
 
 /// Keeps damage for the survey; passes other errors on.

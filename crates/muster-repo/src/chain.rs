@@ -8,10 +8,14 @@
 //! # Errors
 //! After any error of [`Chain::append`] the chain must be opened again: what became of the slot is read, not guessed.
 
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
 use muster_types::format::FORMAT;
 use muster_types::segment::{ChangeStamp, Commit, DATABASE_GONE, Segment};
 use muster_types::{Boundary, Digest, Incarnation, ShardName};
 
+use crate::catalog::{Sites, compacted};
 use crate::document::{from_json_zstd, to_json_zstd};
 use crate::error::RepoError;
 use crate::keys;
@@ -86,7 +90,13 @@ pub struct Chain {
     head: Option<ChainHead>,
     /// An append ended in an error: the head may be another by now.
     stale: bool,
+    /// When the head was last known to be the head.
+    seen: SystemTime,
 }
+
+/// A writer that knows its head this long must look whether it still is: pruning leaves slots alone for far longer,
+/// and always leaves the last ones.
+const SLEPT: Duration = Duration::from_secs(3600);
 
 impl Chain {
     /// Finds the head. Lists the whole log; [`Self::open_from`] lists only its end.
@@ -117,14 +127,17 @@ impl Chain {
             incarnation: incarnation.clone(),
             head: None,
             stale: false,
+            seen: SystemTime::now(),
         };
         // From the predecessor on, to verify the link.
         let first = known.saturating_sub(1).max(1);
         let sequences = chain.sequences(first).await?;
         let Some(&last) = sequences.last() else { return Ok(chain) };
-        let expected = first..=last;
-        if let Some(missing) = expected.zip(&sequences).find(|&(expected, &found)| expected != found) {
-            return Err(RepoError::not_found(&keys::segment_index(shard, incarnation, missing.0)));
+        let unbroken = (first..=last).rev().zip(sequences.iter().rev());
+        let begins = last + 1 - unbroken.take_while(|&(expected, &found)| expected == found).count() as u64;
+        // What was pruned before it is given up, or lies in compacted segments.
+        if begins > first && !chain.is_pruned_before(begins).await? {
+            return Err(RepoError::not_found(&keys::segment_index(shard, incarnation, begins - 1)));
         }
         let (segment, digest) = chain.read(last).await?;
         if last > 1 {
@@ -132,6 +145,16 @@ impl Chain {
         }
         chain.head = Some(head_of(&segment, digest));
         Ok(chain)
+    }
+
+    /// Nothing is missing before segment `first`: it is the first, or the floor or compacted segments reach it.
+    async fn is_pruned_before(&self, first: u64) -> Result<bool, RepoError> {
+        if first == 1 || self.repository.log_floor(&self.shard, &self.incarnation).await? >= first {
+            return Ok(true);
+        }
+        let (none, mut damages) = (Arc::new(Sites::Some([].into())), Vec::new());
+        let cover = compacted::cover(&self.repository, &self.shard, &self.incarnation, &none, &mut damages);
+        Ok(cover.await?.compacted.last().is_some_and(|last| last.root.last + 1 >= first))
     }
 
     async fn sequences(&self, first: u64) -> Result<Vec<u64>, RepoError> {
@@ -222,11 +245,27 @@ impl Chain {
             table_events: spooled.table_events,
             commits: spooled.commits,
         };
+        let asked = SystemTime::now();
         let digest = self.create_index(&segment).await?;
+        let since = asked.min(self.seen);
+        self.check_still_head(&segment, since).await?;
+        self.seen = asked;
         let head = head_of(&segment, digest);
         self.head = Some(head);
         self.stale = false;
         Ok(head)
+    }
+
+    /// A slot that was pruned can be created again: a writer that slept looks whether the log went on without it.
+    async fn check_still_head(&self, segment: &Segment, since: SystemTime) -> Result<(), ChainError> {
+        // A clock that stepped back tells nothing: look.
+        if since.elapsed().is_ok_and(|slept| slept < SLEPT) {
+            return Ok(());
+        }
+        let later = self.sequences(segment.sequence + 1).await?;
+        let Some(&sequence) = later.first() else { return Ok(()) };
+        let (found, _) = self.read(sequence).await?;
+        Err(ChainError::Lost { shard: self.shard.clone(), sequence, writer: found.writer })
     }
 
     async fn create_index(&self, segment: &Segment) -> Result<Digest, ChainError> {

@@ -1,6 +1,6 @@
 //! Where each object of a repository lies, relative to its prefix.
 
-use muster_types::{Digest, DrillId, Incarnation, RunId, ShardName, SnapshotId, Timestamp};
+use muster_types::{Digest, DrillId, Incarnation, PlanId, RunId, ShardName, SnapshotId, Timestamp};
 
 /// The repository's own document.
 pub const REPOSITORY: &str = "repository.json";
@@ -109,6 +109,110 @@ pub fn drill_begun(drill: &DrillId) -> String {
 /// What came of a drill; `began` is when it began, in digits.
 pub fn drill_record(began: &str, drill: &DrillId) -> String {
     format!("{DRILLS}{began}-{drill}.json")
+}
+
+/// Folder of an incarnation's compacted segments.
+pub fn compacted(shard: &ShardName, incarnation: &Incarnation) -> String {
+    format!("shards/{shard}/{incarnation}/compacted/")
+}
+
+/// Folder of the roots of one level of compacted segments. Roots stand apart from data, so that listing costs them only.
+pub fn compacted_level(shard: &ShardName, incarnation: &Incarnation, level: u32) -> String {
+    format!("{}level-{level:02}/", compacted(shard, incarnation))
+}
+
+/// Root of a compacted segment.
+pub fn compacted_root(
+    shard: &ShardName,
+    incarnation: &Incarnation,
+    level: u32,
+    (first, last): (u64, u64),
+) -> String {
+    format!("{}{first:020}-{last:020}.json.zst", compacted_level(shard, incarnation, level))
+}
+
+/// Folder of packs and pages of a compacted segment. Each attempt has its own, so that what an earlier one left can be
+/// removed while another writes.
+pub fn compacted_data(
+    shard: &ShardName,
+    incarnation: &Incarnation,
+    (level, first, attempt): (u32, u64, u32),
+) -> String {
+    format!("{}data/level-{level:02}/{first:020}-{attempt:08x}/", compacted(shard, incarnation))
+}
+
+/// The first and last sequence number in the key of a compacted segment's root.
+pub(crate) fn compacted_range(level_folder: &str, key: &str) -> Option<(u64, u64)> {
+    let (first, last) = key.strip_prefix(level_folder)?.strip_suffix(".json.zst")?.split_once('-')?;
+    Some((first.parse().ok()?, last.parse().ok()?))
+}
+
+/// The level in the name of a folder of roots.
+pub(crate) fn level_number(folder: &str) -> Option<u32> {
+    folder.strip_prefix("level-")?.parse().ok()
+}
+
+/// Folder of the floors of an incarnation's log.
+pub fn floors(shard: &ShardName, incarnation: &Incarnation) -> String {
+    format!("shards/{shard}/{incarnation}/floors/")
+}
+
+/// A floor: nothing before segment `first` is there any more.
+pub fn floor(shard: &ShardName, incarnation: &Incarnation, first: u64) -> String {
+    format!("{}{first:020}.json", floors(shard, incarnation))
+}
+
+/// Folder of operators' holds.
+pub const HOLDS: &str = "holds/";
+
+/// An operator's hold.
+pub fn hold(name: &str) -> String {
+    format!("{HOLDS}{name}.json")
+}
+
+/// Folder of the holds of saved plans.
+pub const PLANS: &str = "plans/";
+
+/// The hold of a saved plan.
+pub fn plan_hold(plan: &PlanId) -> String {
+    format!("{PLANS}{plan}.json.zst")
+}
+
+/// Folder of lists of condemned objects.
+pub const CONDEMNED: &str = "prune/condemned/";
+
+/// A list of condemned objects.
+pub fn condemned(name: &str) -> String {
+    format!("{CONDEMNED}{name}.json.zst")
+}
+
+/// Folder of the notes that lists are being swept.
+pub const SWEEPS: &str = "prune/sweeps/";
+
+/// Folder of the notes that lists were swept to their ends.
+pub const SWEPT: &str = "prune/swept/";
+
+/// The note that a list was swept to its end.
+pub fn swept(name: &str) -> String {
+    format!("{SWEPT}{name}.json")
+}
+
+/// The note that a list is being swept.
+pub fn sweep(name: &str) -> String {
+    format!("{SWEEPS}{name}.json")
+}
+
+/// Folder of the notes how far checks came.
+pub const CHECKS: &str = "check/";
+
+/// How far check number `number` came.
+pub fn check(number: u64) -> String {
+    format!("{CHECKS}{number:020}.json")
+}
+
+/// The number in the key of such a note.
+pub(crate) fn check_number(key: &str) -> Option<u64> {
+    key.strip_prefix(CHECKS)?.strip_suffix(".json")?.parse().ok()
 }
 
 /// A run's plan.

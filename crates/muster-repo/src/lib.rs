@@ -11,11 +11,14 @@
 //! | [`snapshot`] | [`SnapshotWriter`]: packs, pages and root of one snapshot |
 //! | [`segment`] | [`SegmentSpool`]: the data and frames of one change-log segment |
 //! | [`chain`] | [`Chain`]: the create-if-absent chain of segment indexes |
+//! | [`check`] | objects held against their digests, a share at a time |
+//! | [`compact`] | the log compacted: consecutive segments laid out anew, site by site |
 //! | [`catalog`] | what can be restored, read for chosen sites |
 //! | [`log`] | [`log::LogReader`]: the change log between two positions |
 //! | [`preflights`] | preflights that passed |
 //! | [`range`] | [`RangeReader`]: coalesced ranged reads, each fetched once |
 //! | [`rows`] | the rows of one table at a recovery point |
+//! | [`retention`] | holds, and lists of what is to be removed |
 //! | [`runs`] | [`RunObjects`]: plan and journal of a run |
 //!
 //! # Invariants
@@ -32,7 +35,9 @@
 
 pub mod catalog;
 pub mod chain;
+pub mod check;
 mod chunk;
+pub mod compact;
 mod create;
 mod document;
 pub mod drills;
@@ -45,6 +50,7 @@ pub mod objects;
 pub mod preflights;
 pub mod range;
 pub mod repository;
+pub mod retention;
 pub mod rows;
 pub mod runs;
 pub mod s3;

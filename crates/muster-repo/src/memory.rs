@@ -1,6 +1,7 @@
 //! An object store in memory, for tests and the simulator, and a wrapper that injects faults.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -35,6 +36,8 @@ pub struct Requests {
     pub writes: u64,
     /// Listings.
     pub lists: u64,
+    /// Removals.
+    pub deletes: u64,
 }
 
 #[derive(Default)]
@@ -176,17 +179,57 @@ impl Objects for MemoryObjects {
     async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<ObjectEntry>, RepoError> {
         let mut state = self.state();
         state.requests.lists += 1;
-        let wanted = |key: &str| key.starts_with(prefix) && after.is_none_or(|after| key > after);
-        let found = state.objects.iter().filter(|(key, _)| wanted(key));
+        let from = after.map_or(Bound::Included(prefix), |after| match after < prefix {
+            true => Bound::Included(prefix),
+            false => Bound::Excluded(after),
+        });
+        let found = state.objects.range::<str, _>((from, Bound::Unbounded));
+        let found = found.take_while(|(key, _)| key.starts_with(prefix));
         Ok(found.map(|(key, body)| ObjectEntry { key: key.clone(), bytes: body.len() as u64 }).collect())
+    }
+
+    async fn list_between(
+        &self,
+        prefix: &str,
+        after: &str,
+        upto: &str,
+    ) -> Result<Vec<ObjectEntry>, RepoError> {
+        let mut state = self.state();
+        state.requests.lists += 1;
+        let range = (Bound::Excluded(after.max(prefix)), Bound::Included(upto));
+        if after >= upto {
+            return Ok(Vec::new());
+        }
+        let found = state.objects.range::<str, _>(range).filter(|(key, _)| key.starts_with(prefix));
+        Ok(found.map(|(key, body)| ObjectEntry { key: key.clone(), bytes: body.len() as u64 }).collect())
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), RepoError> {
+        let mut state = self.state();
+        state.requests.deletes += 1;
+        state.objects.remove(key);
+        Ok(())
     }
 
     async fn list_folders(&self, prefix: &str) -> Result<Vec<String>, RepoError> {
         let mut state = self.state();
         state.requests.lists += 1;
-        let inner = state.objects.keys().filter_map(|key| key.strip_prefix(prefix)?.split_once('/'));
-        let mut names: Vec<String> = inner.map(|(name, _)| name.to_owned()).collect();
-        names.dedup();
+        let mut names: Vec<String> = Vec::new();
+        let mut from = prefix.to_owned();
+        // From folder to folder: a folder may hold a million keys.
+        while let Some((key, _)) =
+            state.objects.range::<str, _>((Bound::Included(from.as_str()), Bound::Unbounded)).next()
+        {
+            let Some(inner) = key.strip_prefix(prefix) else { break };
+            match inner.split_once('/') {
+                Some((name, _)) => {
+                    // `0` is the character behind `/`.
+                    from = format!("{prefix}{name}0");
+                    names.push(name.to_owned());
+                }
+                None => from = format!("{key}\0"),
+            }
+        }
         Ok(names)
     }
 }
@@ -271,6 +314,19 @@ impl Objects for Faulty {
 
     async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<ObjectEntry>, RepoError> {
         self.judge("list", prefix, self.inner.list(prefix, after)).await
+    }
+
+    async fn list_between(
+        &self,
+        prefix: &str,
+        after: &str,
+        upto: &str,
+    ) -> Result<Vec<ObjectEntry>, RepoError> {
+        self.judge("list_between", prefix, self.inner.list_between(prefix, after, upto)).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), RepoError> {
+        self.judge("delete", key, self.inner.delete(key)).await
     }
 
     async fn list_folders(&self, prefix: &str) -> Result<Vec<String>, RepoError> {

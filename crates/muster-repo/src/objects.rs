@@ -56,6 +56,21 @@ pub trait Objects: Send + Sync {
     /// All objects whose keys begin with `prefix` and sort behind `after`, by ascending key.
     async fn list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<ObjectEntry>, RepoError>;
 
+    /// [`Self::list`], of keys up to and with `upto` only: costs what lies between, not what lies behind.
+    async fn list_between(
+        &self,
+        prefix: &str,
+        after: &str,
+        upto: &str,
+    ) -> Result<Vec<ObjectEntry>, RepoError> {
+        let mut entries = self.list(prefix, Some(after)).await?;
+        entries.retain(|entry| entry.key.as_str() <= upto);
+        Ok(entries)
+    }
+
+    /// Removes an object; one that is absent is no error. Only for keys that nobody creates again.
+    async fn delete(&self, key: &str) -> Result<(), RepoError>;
+
     /// The names between `prefix`, which ends with `/`, and the next `/`, ascending.
     async fn list_folders(&self, prefix: &str) -> Result<Vec<String>, RepoError>;
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
+use muster_types::compacted::LogFloor;
 use muster_types::format::FORMAT;
 use muster_types::{Boundary, Incarnation, ShardName, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -167,6 +168,18 @@ impl Repository {
         let key = keys::release(shard, incarnation);
         let body = self.objects.get(&key).await?;
         body.map(|body| from_json(&key, &body)).transpose()
+    }
+
+    /// The first segment of an incarnation's log that was not given up: 1 unless it was pruned.
+    ///
+    /// # Errors
+    /// What the object store answers; a damaged or newer document.
+    pub async fn log_floor(&self, shard: &ShardName, incarnation: &Incarnation) -> Result<u64, RepoError> {
+        let floors = self.objects.list(&keys::floors(shard, incarnation), None).await?;
+        let Some(last) = floors.last() else { return Ok(1) };
+        let body = self.objects.get(&last.key).await?.ok_or_else(|| RepoError::not_found(&last.key))?;
+        let floor: LogFloor = from_json(&last.key, &body)?;
+        Ok(floor.first)
     }
 
     /// Begins a new incarnation of a shard behind all that there are.

@@ -229,6 +229,7 @@ impl SegmentSpool {
             span: None,
             deletions: None,
             rows_digest: None,
+            place: None,
         };
         let key = FrameKey { site: site.cloned(), table, mark, kind };
         self.open = Some(Open { key, frame, digest: RowsDigest::new() });

@@ -140,7 +140,7 @@ pub struct SegmentInfo {
     pub after: Boundary,
     /// Where it ends.
     pub boundary: Boundary,
-    /// Its data object.
+    /// Its data object; absent where it was read from a compacted segment, whose frames say themselves where they lie.
     pub data: Option<ObjectInfo>,
     /// Its tables; segments with equal ones share them, since a chain has thousands.
     #[serde(with = "shared")]

@@ -12,6 +12,8 @@
 //! Rows and changes (`muster-rows`), and any behaviour beyond parsing, printing and validating one value.
 
 pub mod catalog;
+pub mod check;
+pub mod compacted;
 pub mod digest;
 pub mod drill;
 pub mod format;
@@ -24,6 +26,7 @@ pub mod position;
 pub mod preflight;
 pub mod report;
 pub mod request;
+pub mod retention;
 pub mod segment;
 pub mod snapshot;
 pub mod table;

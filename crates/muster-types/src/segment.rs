@@ -7,6 +7,7 @@
 //! boundary.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +84,52 @@ pub struct LogFrame {
     pub deletions: Option<(ChangeStamp, ChangeStamp)>,
     /// Order-free digest of the rows of a [`FrameKind::Rows`] frame.
     pub rows_digest: Option<Digest>,
+    /// Where the chunks lie, for a frame that was read from a compacted segment; else they lie in its segment's data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<FramePlace>,
+}
+
+/// Where the chunks of a frame of a compacted segment lie.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FramePlace {
+    /// The data object.
+    #[serde(with = "shared_object")]
+    pub object: Arc<ObjectInfo>,
+    /// Which changes of the chunks are the frame's; absent for rows, whose chunks hold nothing else.
+    pub within: Option<Within>,
+}
+
+/// A part of a run of changes, whose chunks hold changes of neighbouring segments, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Within {
+    /// Where the run begins in the object: what tells it from others. Its changes ascend.
+    pub run: u64,
+    /// Changes up to here are others'; the part before it ends here.
+    pub after: Position,
+    /// Changes behind this are others'.
+    pub upto: Position,
+}
+
+/// A shared object is written like any other.
+mod shared_object {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::ObjectInfo;
+
+    pub(super) fn serialize<S: Serializer>(
+        object: &Arc<ObjectInfo>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        object.as_ref().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Arc<ObjectInfo>, D::Error> {
+        ObjectInfo::deserialize(deserializer).map(Arc::new)
+    }
 }
 
 /// A change that concerns a whole table, whoever owns its rows.

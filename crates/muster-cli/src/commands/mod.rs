@@ -17,6 +17,7 @@ mod plan_view;
 pub(crate) mod preflight;
 mod preflight_view;
 mod release;
+pub(crate) mod repo;
 pub(crate) mod report;
 pub(crate) mod runs;
 pub(crate) mod s3;
@@ -46,6 +47,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         Command::Status(command) => status::run(topology, command).await,
         Command::Resume(command) => apply::resume(topology, command).await,
         Command::Abandon(command) => abandon::run(topology, command).await,
+        Command::Repo(command) => repo::run(topology, command).await,
         Command::Report(command) => report::run(topology, command).await,
         Command::Show(command) => show::run(topology, command).await,
         Command::Diff(command) => diff::run(topology, command).await,

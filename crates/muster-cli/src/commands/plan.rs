@@ -8,11 +8,13 @@ use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use muster_drill::look;
 use muster_plan::planner::{self, PlanInput};
+use muster_repo::retention;
 use muster_types::catalog::Catalog;
 use muster_types::format::{self, FORMAT};
 use muster_types::incident::{Incident, IncidentSite};
 use muster_types::plan::{Plan, Severity};
 use muster_types::request::{Placement, PlanRequest, ProofLevel};
+use muster_types::retention::PlanHold;
 use muster_types::{ShardName, SiteId, StoreId, Timestamp};
 
 use crate::commands::plan_view;
@@ -87,6 +89,7 @@ pub(crate) async fn run(topology: &Path, args: PlanArgs) -> Result<ExitCode> {
         placement: placement(&context, &args)?,
     };
     let plan = make(&context, &request).await?;
+    hold(&context, &plan).await?;
     write(&plan, &args.out)?;
     if args.json {
         print::data(serde_json::to_string_pretty(&plan)?);
@@ -136,6 +139,27 @@ fn placement(context: &Context, args: &PlanArgs) -> Result<Placement> {
         }
     }
     Ok(placement)
+}
+
+/// Holds the plan's objects until it expires.
+async fn hold(context: &Context, plan: &Plan) -> Result<()> {
+    let hold = PlanHold {
+        format: FORMAT,
+        plan: plan.id.clone(),
+        title: plan.request.incident.title.clone(),
+        created_at: plan.created_at,
+        expires_at: plan.expires_at,
+        objects: plan.objects.iter().map(|object| object.key.clone()).collect(),
+    };
+    retention::hold_plan(&context.repository, &hold).await?;
+    // Only now: who removes objects notes it first, and then looks for holds.
+    let gone = retention::swept(&context.repository, &hold.objects).await?;
+    let Some(first) = gone.first() else { return Ok(()) };
+    Err(exit::refused(format!(
+        "`{first}` and {} other objects that the plan needs are being pruned; choose a moment that the retention \
+         promises, or another target for the sites that need it",
+        gone.len() - 1
+    )))
 }
 
 /// Reads the catalog, asks the drivers, plans.

@@ -194,6 +194,7 @@ impl Script {
                 span: stamps(false),
                 deletions: stamps(true),
                 rows_digest: None,
+                place: None,
             };
             self.trace(&site).segments.entry(number).or_default().push(frame);
         }
@@ -250,6 +251,7 @@ impl Script {
                         span: None,
                         deletions: None,
                         rows_digest: Some(Digest([1; 32])),
+                        place: None,
                     };
                     self.trace(&site).segments.entry(segment).or_default().push(frame);
                 }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use futures::StreamExt;
 use muster_types::catalog::SegmentInfo;
 use muster_types::segment::{Gap, LogFrame, Segment};
-use muster_types::{Boundary, Digest, Incarnation, Position, ShardName, SiteId, Timestamp};
+use muster_types::table::CapturedTable;
+use muster_types::{Boundary, Digest, Incarnation, Position, ShardName, Timestamp};
 
 use super::history::BySite;
-use super::{READS_AT_ONCE, Sites, blocking, note_damage};
+use super::{READS_AT_ONCE, Sites, blocking, compacted, note_damage};
 use crate::document::from_json_zstd;
 use crate::error::RepoError;
 use crate::keys;
@@ -25,13 +26,22 @@ pub(super) struct Log {
     pub(super) damages: Vec<RepoError>,
 }
 
-/// One index, without what was not asked for.
-struct Index {
-    digest: Digest,
-    predecessor: Option<Digest>,
-    info: SegmentInfo,
-    frames: BTreeMap<SiteId, Vec<LogFrame>>,
-    unowned: Vec<LogFrame>,
+/// A segment, or a compacted one with all that it covers, without what was not asked for.
+pub(super) struct Item {
+    /// Sequence number of the first segment.
+    pub(super) first: u64,
+    /// Sequence number of the last segment.
+    pub(super) last: u64,
+    /// Digest of the index before the first.
+    pub(super) predecessor: Option<Digest>,
+    /// Digest of the index of the last.
+    pub(super) head: Digest,
+    /// Where it was read from.
+    pub(super) key: String,
+    pub(super) segments: Vec<SegmentInfo>,
+    pub(super) frames: BySite<LogFrame>,
+    /// By segment, what belongs to no site.
+    pub(super) unowned: Vec<Vec<LogFrame>>,
 }
 
 pub(super) async fn read(
@@ -40,11 +50,19 @@ pub(super) async fn read(
     incarnation: &Incarnation,
     sites: Arc<Sites>,
 ) -> Result<Log, RepoError> {
-    let folder = keys::log(shard, incarnation);
-    let entries = repository.objects().list(&folder, None).await?;
-    let numbered = entries.iter().filter_map(|entry| keys::index_sequence(&folder, &entry.key));
-    // The listing ascends, and so do the numbers.
-    let reads: Vec<(u64, Result<Index, RepoError>)> = futures::stream::iter(numbered.collect::<Vec<_>>())
+    let mut log = Log::default();
+    let floor = repository.log_floor(shard, incarnation).await?;
+    let cover = compacted::cover(repository, shard, incarnation, &sites, &mut log.damages).await?;
+    let mut items = BTreeMap::new();
+    for compacted in cover.compacted {
+        let item = blocking(move || compacted::expand(compacted)).await;
+        match item {
+            Ok(item) => drop(items.insert(item.first, item)),
+            Err(error) => note_damage(&mut log.damages, error)?,
+        }
+    }
+    let sequences = sequences(repository, shard, incarnation, &cover.holes).await?;
+    let reads: Vec<(u64, Result<Item, RepoError>)> = futures::stream::iter(sequences)
         .map(|sequence| {
             let key = keys::segment_index(shard, incarnation, sequence);
             let sites = Arc::clone(&sites);
@@ -53,19 +71,42 @@ pub(super) async fn read(
         .buffered(READS_AT_ONCE)
         .collect()
         .await;
-    let listed = reads.last().map_or(0, |(sequence, _)| *sequence);
-    let mut log = Log::default();
-    let mut indexes = BTreeMap::new();
+    let covered = items.values().map(|item: &Item| item.last).max().unwrap_or(0);
+    let listed = reads.last().map_or(0, |(sequence, _)| *sequence).max(covered);
     for (sequence, index) in reads {
         match index {
-            Ok(index) => drop(indexes.insert(sequence, index)),
+            Ok(index) => drop(items.insert(sequence, index)),
             Err(error) => note_damage(&mut log.damages, error)?,
         }
     }
     let key = |sequence| keys::segment_index(shard, incarnation, sequence);
-    drop_disowned(&mut indexes, &mut log.damages, key);
-    link(&mut log, indexes, listed, key);
+    drop_disowned(&mut items, &mut log.damages);
+    link(&mut log, items, (floor, listed), key);
     Ok(log)
+}
+
+/// The numbers of the indexes that lie in holes, ascending.
+pub(crate) async fn sequences(
+    repository: &Repository,
+    shard: &ShardName,
+    incarnation: &Incarnation,
+    holes: &[(u64, u64)],
+) -> Result<Vec<u64>, RepoError> {
+    let folder = keys::log(shard, incarnation);
+    let mut found = Vec::new();
+    for &(first, last) in holes {
+        let after = keys::segment_index(shard, incarnation, first - 1);
+        let entries = match last {
+            u64::MAX => repository.objects().list(&folder, Some(&after)).await?,
+            _ => {
+                let upto = keys::segment_index(shard, incarnation, last);
+                repository.objects().list_between(&folder, &after, &upto).await?
+            }
+        };
+        // The listing ascends, and so do the numbers.
+        found.extend(entries.iter().filter_map(|entry| keys::index_sequence(&folder, &entry.key)));
+    }
+    Ok(found)
 }
 
 async fn read_index(
@@ -73,7 +114,7 @@ async fn read_index(
     key: String,
     sequence: u64,
     sites: Arc<Sites>,
-) -> Result<Index, RepoError> {
+) -> Result<Item, RepoError> {
     let body = repository.objects().get(&key).await?;
     let body = body.ok_or_else(|| RepoError::not_found(&key))?;
     blocking(move || {
@@ -82,12 +123,15 @@ async fn read_index(
             return Err(RepoError::damaged(&key, format!("it says that it is segment {}", segment.sequence)));
         }
         segment.sites.retain(|site, _| sites.wants(site));
-        Ok(Index {
-            digest: Digest::of(&body),
+        Ok(Item {
+            first: sequence,
+            last: sequence,
             predecessor: segment.predecessor,
-            frames: segment.sites,
-            unowned: segment.unowned,
-            info: SegmentInfo {
+            head: Digest::of(&body),
+            key,
+            frames: vec![segment.sites],
+            unowned: vec![segment.unowned],
+            segments: vec![SegmentInfo {
                 sequence,
                 after: segment.after,
                 boundary: segment.boundary,
@@ -97,62 +141,84 @@ async fn read_index(
                 table_events: segment.table_events,
                 commits: segment.commits,
                 clock_offset_micros: segment.clock_offset_micros,
-            },
+            }],
         })
     })
     .await
 }
 
 /// Takes away indexes whose successors name another digest: they are not what the chain was built on.
-fn drop_disowned(
-    indexes: &mut BTreeMap<u64, Index>,
-    damages: &mut Vec<RepoError>,
-    key: impl Fn(u64) -> String,
-) {
-    let disowned: Vec<(u64, String)> = indexes
-        .iter()
-        .filter_map(|(&sequence, index)| {
-            let before = indexes.get(&sequence.checked_sub(1)?)?;
-            let named = index.predecessor.map_or("none".to_owned(), |digest| digest.short());
-            let what =
-                format!("its digest is {}, and segment {sequence} names {named}", before.digest.short());
-            (index.predecessor != Some(before.digest)).then_some((sequence - 1, what))
+fn drop_disowned(items: &mut BTreeMap<u64, Item>, damages: &mut Vec<RepoError>) {
+    let pairs = items.values().zip(items.values().skip(1));
+    let disowned: Vec<(u64, RepoError)> = pairs
+        .filter(|(before, next)| before.last + 1 == next.first && next.predecessor != Some(before.head))
+        .map(|(before, next)| {
+            let named = next.predecessor.map_or("none".to_owned(), |digest| digest.short());
+            let what = match before.first == before.last {
+                true => {
+                    format!("its digest is {}, and segment {} names {named}", before.head.short(), next.first)
+                }
+                false => {
+                    format!("it ends at {}, and segment {} names {named}", before.head.short(), next.first)
+                }
+            };
+            (before.first, RepoError::damaged(&before.key, what))
         })
         .collect();
-    for (sequence, what) in disowned {
-        indexes.remove(&sequence);
-        damages.push(RepoError::damaged(&key(sequence), what));
+    for (first, damage) in disowned {
+        items.remove(&first);
+        damages.push(damage);
     }
 }
 
-/// Strings the indexes together and notes what is missing between them.
-fn link(log: &mut Log, indexes: BTreeMap<u64, Index>, listed: u64, key: impl Fn(u64) -> String) {
+/// Strings the items together and notes what is missing between them, from the floor on.
+fn link(log: &mut Log, items: BTreeMap<u64, Item>, (floor, listed): (u64, u64), key: impl Fn(u64) -> String) {
     let mut expected = 1;
-    for (sequence, index) in indexes {
+    let mut lists: Vec<Arc<[CapturedTable]>> = Vec::new();
+    for (_, item) in items {
+        let Some(after) = item.segments.first().map(|first| first.after) else { continue };
         let before = log.segments.last().map(|last: &SegmentInfo| last.boundary);
-        if sequence != expected {
-            let before = before.unwrap_or(BEGINNING);
-            let count = sequence - expected;
-            let reason = format!("{count} segment(s) from `{}` on are missing or damaged", key(expected));
-            log.gaps.push(Gap { after: before, before: Some(index.info.after), reason });
-        } else if let Some(before) = before.filter(|before| before.position < index.info.after.position) {
-            let reason = format!("segment {sequence} does not continue where the one before it ended");
-            log.gaps.push(Gap { after: before, before: Some(index.info.after), reason });
+        if item.first != expected && item.first > floor {
+            let missing = expected.max(floor);
+            let count = item.first - missing;
+            let reason = format!("{count} segment(s) from `{}` on are missing or damaged", key(missing));
+            log.gaps.push(Gap { after: before.unwrap_or(BEGINNING), before: Some(after), reason });
         }
-        expected = sequence + 1;
-        let mut info = index.info;
-        if let Some(before) = log.segments.last().filter(|before| before.tables == info.tables) {
-            info.tables = Arc::clone(&before.tables);
+        expected = item.last + 1;
+        for ((mut info, frames), unowned) in item.segments.into_iter().zip(item.frames).zip(item.unowned) {
+            let before = log.segments.last().map(|last: &SegmentInfo| last.boundary);
+            let follows = log.segments.last().is_some_and(|last| last.sequence + 1 == info.sequence);
+            if let Some(before) = before.filter(|before| follows && before.position < info.after.position) {
+                let reason =
+                    format!("segment {} does not continue where the one before it ended", info.sequence);
+                log.gaps.push(Gap { after: before, before: Some(info.after), reason });
+            }
+            share(&mut info.tables, &mut lists);
+            log.segments.push(info);
+            log.frames.push(frames);
+            log.unowned.push(unowned);
         }
-        log.segments.push(info);
-        log.frames.push(index.frames);
-        log.unowned.push(index.unowned);
     }
     if expected <= listed {
         let after = log.segments.last().map_or(BEGINNING, |last| last.boundary);
         let reason = format!("the log from `{}` on is damaged", key(expected));
         log.gaps.push(Gap { after, before: None, reason });
     }
+}
+
+/// Lists kept to be shared: a log alternates between that of its tables and that of segments without changes.
+const LISTS_KEPT: usize = 4;
+
+/// Puts the list known from segments before in the place of an equal one.
+fn share(tables: &mut Arc<[CapturedTable]>, lists: &mut Vec<Arc<[CapturedTable]>>) {
+    if let Some(known) = lists.iter().find(|known| Arc::ptr_eq(known, tables) || *known == tables) {
+        *tables = Arc::clone(known);
+        return;
+    }
+    if lists.len() == LISTS_KEPT {
+        lists.remove(0);
+    }
+    lists.push(Arc::clone(tables));
 }
 
 /// Before every recovery point.

@@ -1,6 +1,7 @@
 //! Which sites there are, without their slices and frames.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 use muster_types::{Incarnation, ShardName, SiteId};
@@ -57,14 +58,16 @@ async fn sites_of(
             Err(error) => super::note_damage(&mut damages, error)?,
         }
     }
-    let folder = keys::log(shard, incarnation);
-    let entries = repository.objects().list(&folder, None).await?;
-    let indexes = entries.into_iter().filter(|entry| keys::index_sequence(&folder, &entry.key).is_some());
+    let all = Arc::new(super::Sites::All);
+    let cover = super::compacted::cover(repository, shard, incarnation, &all, &mut damages).await?;
+    sites.extend(cover.compacted.into_iter().flat_map(|compacted| compacted.sites.into_keys()));
+    let indexes = super::log::sequences(repository, shard, incarnation, &cover.holes).await?;
     let named: Vec<Vec<SiteId>> = futures::stream::iter(indexes)
-        .map(|entry| async move {
-            let body = repository.objects().get(&entry.key).await?;
-            let body = body.ok_or_else(|| RepoError::not_found(&entry.key))?;
-            let names = blocking(move || from_json_zstd::<Names>(&entry.key, &body)).await;
+        .map(|sequence| async move {
+            let key = keys::segment_index(shard, incarnation, sequence);
+            let body = repository.objects().get(&key).await?;
+            let body = body.ok_or_else(|| RepoError::not_found(&key))?;
+            let names = blocking(move || from_json_zstd::<Names>(&key, &body)).await;
             let mut passed_over = Vec::new();
             match names {
                 Ok(names) => Ok(names.sites.into_keys().collect()),

@@ -110,6 +110,17 @@ impl S3Objects {
         }
     }
 
+    fn entries(
+        &self,
+        page: &aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output,
+    ) -> Vec<ObjectEntry> {
+        let entry = |object: &aws_sdk_s3::types::Object| {
+            let key = object.key()?.strip_prefix(&self.prefix)?.to_owned();
+            Some(ObjectEntry { key, bytes: u64::try_from(object.size().unwrap_or(0)).unwrap_or(0) })
+        };
+        page.contents().iter().filter_map(entry).collect()
+    }
+
     async fn list_page(
         &self,
         prefix: &str,
@@ -217,14 +228,39 @@ impl Objects for S3Objects {
         let mut token = None;
         loop {
             let page = self.list_page(prefix, after, None, token).await?;
-            entries.extend(page.contents().iter().filter_map(|object| {
-                let key = object.key()?.strip_prefix(&self.prefix)?.to_owned();
-                Some(ObjectEntry { key, bytes: u64::try_from(object.size().unwrap_or(0)).unwrap_or(0) })
-            }));
+            entries.extend(self.entries(&page));
             token = page.next_continuation_token().map(str::to_owned);
             if token.is_none() || !page.is_truncated().unwrap_or(false) {
                 return Ok(entries);
             }
+        }
+    }
+
+    async fn list_between(
+        &self,
+        prefix: &str,
+        after: &str,
+        upto: &str,
+    ) -> Result<Vec<ObjectEntry>, RepoError> {
+        let mut entries: Vec<ObjectEntry> = Vec::new();
+        let mut token = None;
+        loop {
+            let page = self.list_page(prefix, Some(after), None, token).await?;
+            entries.extend(self.entries(&page));
+            token = page.next_continuation_token().map(str::to_owned);
+            let behind = entries.last().is_some_and(|last| last.key.as_str() > upto);
+            if behind || token.is_none() || !page.is_truncated().unwrap_or(false) {
+                entries.retain(|entry| entry.key.as_str() <= upto);
+                return Ok(entries);
+            }
+        }
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), RepoError> {
+        let send = || self.client.delete_object().bucket(&self.bucket).key(self.full_key(key)).send();
+        match self.retry(&self.doing("removing", key), send).await {
+            Ok(_) | Err(Failure::Absent) => Ok(()),
+            Err(other) => Err(other.into_error(key)),
         }
     }
 

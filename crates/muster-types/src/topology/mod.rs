@@ -45,6 +45,7 @@ use std::path::PathBuf;
 use crate::catalog::SiteFacts;
 use crate::digest::Digest;
 use crate::ids::{Kind, ShardName, SiteId};
+use crate::retention::Retention;
 use crate::table::Owner;
 
 /// A validated topology. Every reference in it resolves; the kinds' dependencies have no cycle.
@@ -60,6 +61,8 @@ pub struct Topology {
     pub repository: RepositoryConfig,
     /// Capture's intervals and limits.
     pub capture: CaptureConfig,
+    /// What the repository keeps; nothing is pruned where it is absent.
+    pub retention: Option<Retention>,
     /// Limits of a run.
     pub limits: RunLimits,
     /// Where a site's name, region, tier and customer stand.

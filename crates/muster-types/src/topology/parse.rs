@@ -22,6 +22,7 @@ use super::{
 };
 use crate::digest::Digest;
 use crate::ids::{Kind, ShardName};
+use crate::retention::Retention;
 
 /// Half of what a site may lose by default goes to the poll, well above what an idle poll costs.
 const POLL_INTERVAL_MILLISECONDS: u64 = 1000;
@@ -31,6 +32,10 @@ const WATERMARK_INTERVAL_SECONDS: u64 = 10;
 const SNAPSHOT_SECONDS_MAX: u64 = 3600;
 /// What a busy shard writes in about a day: capture may be away so long before the shard's disk comes first.
 const WAL_BYTES_MAX: u64 = 64 << 30;
+/// Longer than a plan is worked on, a snapshot may take or a compaction lasts, over a weekend.
+const GRACE_HOURS: u64 = 72;
+/// A capture that slept for an hour looks whether its slot was removed: slots must stay for longer.
+const GRACE_HOURS_MIN: u64 = 2;
 /// Enough to hide the latency of one S3 request behind the others.
 const S3_REQUESTS: u64 = 16;
 /// Fits the smallest machine that a responder is likely to have.
@@ -130,6 +135,7 @@ struct Draft {
     fleet: String,
     repository: RepositoryConfig,
     capture: CaptureConfig,
+    retention: Option<Retention>,
     limits: RunLimits,
     directory: At<Directory>,
     licences: Option<At<Licences>>,
@@ -163,6 +169,7 @@ impl Draft {
         }
         let repository = repository(findings, &mut root, base_dir);
         let capture = capture(findings, &mut root);
+        let retention = retention(findings, &mut root);
         let limits = limits(findings, &mut root);
         let directory = directory(findings, &mut root);
         let licences = licences(findings, &mut root);
@@ -180,6 +187,7 @@ impl Draft {
             fleet: fleet?.value,
             repository: repository?,
             capture,
+            retention,
             limits,
             directory: directory?,
             licences,
@@ -243,6 +251,7 @@ impl Draft {
             fleet: self.fleet,
             repository: self.repository,
             capture: self.capture,
+            retention: self.retention,
             limits: self.limits,
             directory: self.directory.value,
             licences: self.licences.map(|licences| licences.value),
@@ -380,6 +389,35 @@ fn capture(findings: &mut Findings<'_>, root: &mut Section<'_>) -> CaptureConfig
     };
     section.close(findings);
     config
+}
+
+fn retention(findings: &mut Findings<'_>, root: &mut Section<'_>) -> Option<Retention> {
+    let mut section = root.section(findings, "retention")?;
+    let hint = "add `every_moment_days = 14`: any moment of so many days can be restored";
+    let every_moment_days = section.required_positive(findings, "every_moment_days", hint);
+    let daily = section.positive(findings, "daily_days");
+    let grace = section.positive(findings, "grace_hours");
+    if let (Some(days), Some(daily)) = (every_moment_days, &daily)
+        && daily.value < days
+    {
+        let what = format!("`daily_days` is {}, less than `every_moment_days`, {days}", daily.value);
+        findings.add(daily.at, what, "leave it out, or let it reach farther back");
+    }
+    if let Some(grace) = grace.as_ref().filter(|grace| grace.value < GRACE_HOURS_MIN) {
+        let what = format!("`grace_hours` is {}", grace.value);
+        findings.add(
+            grace.at,
+            what,
+            format!("write {GRACE_HOURS_MIN} or more: plans under way need their objects"),
+        );
+    }
+    section.close(findings);
+    let every_moment_days = every_moment_days?;
+    Some(Retention {
+        every_moment_days,
+        daily_days: daily.map_or(every_moment_days, |daily| daily.value),
+        grace_hours: grace.map_or(GRACE_HOURS, |grace| grace.value),
+    })
 }
 
 fn limits(findings: &mut Findings<'_>, root: &mut Section<'_>) -> RunLimits {

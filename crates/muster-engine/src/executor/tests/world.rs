@@ -69,6 +69,9 @@ impl Objects for Yielding {
         tokio::task::yield_now().await;
         self.0.list(prefix, after).await
     }
+    async fn delete(&self, key: &str) -> Result<(), RepoError> {
+        self.0.delete(key).await
+    }
     async fn list_folders(&self, prefix: &str) -> Result<Vec<String>, RepoError> {
         self.0.list_folders(prefix).await
     }
