@@ -260,6 +260,9 @@ impl Life {
             90..95 => self.end_run().await,
             _ => self.hold().await,
         }
+        if self.rng.random_ratio(1, 5) {
+            self.world.reopen().await;
+        }
         // Whoever plans saves it well within the grace.
         if let Some((since, ..)) = &self.in_flight
             && (self.world.now > since.plus_micros(3 * HOUR) || self.rng.random_ratio(1, 4))

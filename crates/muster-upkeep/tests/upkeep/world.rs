@@ -137,6 +137,16 @@ impl World {
         world
     }
 
+    /// Capture begins again: the head is the one that it left.
+    pub(crate) async fn reopen(&mut self) {
+        let chain = Chain::open(&self.repository, &self.shard, &self.incarnation).await.unwrap();
+        assert_eq!(chain.head(), self.chain.head());
+        let known = chain.head().map_or(1, |head| head.sequence.saturating_sub(1).max(1));
+        let again = Chain::open_from(&self.repository, &self.shard, &self.incarnation, known).await.unwrap();
+        assert_eq!(again.head(), chain.head());
+        self.chain = again;
+    }
+
     fn rows(&self) -> &Rows {
         self.past.last_key_value().unwrap().1
     }
