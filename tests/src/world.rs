@@ -155,6 +155,11 @@ impl World {
         Ran::run(&mut self.command(args))
     }
 
+    /// As [`Self::muster`], with another topology file of its folder.
+    pub fn muster_with(&self, topology: &str, args: &[&str]) -> Ran {
+        Ran::run(self.command(args).env("MUSTER_TOPOLOGY", topology))
+    }
+
     /// Polls every shard once: a recovery point each, durable when this returns.
     pub fn capture_once(&self) {
         self.muster(&["capture", "--once"]).ok();

@@ -47,6 +47,8 @@ pub(crate) enum Command {
     Abandon(commands::abandon::AbandonArgs),
     /// Report on a run: terminal, JSON, or one self-contained HTML file.
     Report(commands::report::ReportArgs),
+    /// Run beside production for months: capture, scheduled jobs, alarms, health and metrics.
+    Serve(commands::serve::ServeArgs),
     /// Show what a site was at a moment.
     Show(commands::show::ShowArgs),
     /// Compare a site at two moments, or with what is live.

@@ -45,6 +45,8 @@ pub struct Metrics {
     capture_failures: Family<OfShard, Counter>,
     gaps: Family<OfShard, Counter>,
     undeclared: Family<OfShard, Gauge>,
+    lost_sites: Gauge,
+    lost_sites_max: Gauge,
 }
 
 impl fmt::Debug for Metrics {
@@ -84,6 +86,8 @@ impl Default for Metrics {
                 "Histories of a shard that began anew: what lies before is a gap"
             ),
             undeclared: register!("capture_undeclared_tables", "Tables of a shard that nothing captures"),
+            lost_sites: register!("lost_sites", "Sites lost within the window that is looked at"),
+            lost_sites_max: register!("lost_sites_allowed", "More lost sites than these are an alarm"),
             registry,
         }
     }
@@ -144,6 +148,12 @@ impl Metrics {
     pub fn undeclared(&self, shard: &str, tables: usize) {
         let count = i64::try_from(tables).unwrap_or(i64::MAX);
         self.undeclared.get_or_create(&OfShard { shard: shard.to_owned() }).set(count);
+    }
+
+    /// Sites lost within the window, and how many are allowed.
+    pub fn lost_sites(&self, lost: usize, allowed: u64) {
+        self.lost_sites.set(i64::try_from(lost).unwrap_or(i64::MAX));
+        self.lost_sites_max.set(i64::try_from(allowed).unwrap_or(i64::MAX));
     }
 
     /// In the OpenMetrics text format.

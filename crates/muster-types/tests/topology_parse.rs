@@ -549,7 +549,10 @@ fn jobs_say_what_they_do_and_when() {
                 cron = \"30 2 * * *\"\nzone = \"Europe/Berlin\"\njitter_seconds = 600\n\n\
                 [jobs.check]\nwhat = \"check\"\ncron = \"0 * * * *\"\nshare_percent = 4";
     let topology = parse(&GOOD.replace("[tiers.standard]", &with(good))).unwrap();
-    assert_eq!(topology.serve, ServeConfig { listen: "127.0.0.1:9320".parse().ok(), lease_seconds: 30 });
+    assert_eq!(
+        topology.serve,
+        ServeConfig { listen: "127.0.0.1:9320".parse().ok(), ..ServeConfig::default() }
+    );
     let nightly = JobConfig {
         what: JobWhat::Drill { file: "/base/d.toml".into() },
         cron: "30 2 * * *".into(),

@@ -212,7 +212,10 @@ pub(crate) fn say(event: &CaptureEvent) {
         CaptureEvent::Failed { failure, retry_seconds } => {
             print::talk(format!("error: {failure}; trying again in {}", print::seconds(*retry_seconds)));
         }
-        CaptureEvent::StandsBy { failure } => print::talk(format!("{failure}; this one stands by")),
+        CaptureEvent::StandsBy { failure } => print::talk(format!(
+            "{}: another capture writes its log; this one stands by, and goes on when that log does not grow any more",
+            failure.shard()
+        )),
         CaptureEvent::Stopped { failure } => {
             print::talk(format!("error: {failure}; capture of this shard ends"));
         }

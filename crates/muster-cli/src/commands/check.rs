@@ -19,6 +19,7 @@ pub(crate) struct CheckArgs {}
 pub(crate) async fn run(path: &Path, _args: CheckArgs) -> Result<ExitCode> {
     let topology = context::topology(path)?;
     let (mut problems, mut notes) = (Vec::new(), Vec::new());
+    problems.extend(super::serve::schedules(&topology).err().map(|error| format!("{error:#}")));
     for shard in topology.shards.keys() {
         match look(&topology, shard) {
             Ok((found, noted)) => {

@@ -82,7 +82,7 @@ async fn rehearse(topology: &Path, args: RunArgs) -> Result<ExitCode> {
 }
 
 /// An id and a seed of this process alone.
-fn draw() -> Result<(DrillId, u64)> {
+pub(crate) fn draw() -> Result<(DrillId, u64)> {
     use std::hash::{BuildHasher, Hasher};
     // Every state is keyed at random.
     let mut hasher = std::hash::RandomState::new().build_hasher();

@@ -21,6 +21,9 @@ pub(crate) mod repo;
 pub(crate) mod report;
 pub(crate) mod runs;
 pub(crate) mod s3;
+pub(crate) mod serve;
+mod serve_alarm;
+mod serve_jobs;
 pub(crate) mod show;
 pub(crate) mod sites;
 pub(crate) mod status;
@@ -49,6 +52,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         Command::Abandon(command) => abandon::run(topology, command).await,
         Command::Repo(command) => repo::run(topology, command).await,
         Command::Report(command) => report::run(topology, command).await,
+        Command::Serve(command) => serve::run(topology, command).await,
         Command::Show(command) => show::run(topology, command).await,
         Command::Diff(command) => diff::run(topology, command).await,
         Command::History(command) => history::run(topology, command).await,

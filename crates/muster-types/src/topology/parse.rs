@@ -174,7 +174,7 @@ impl Draft {
         let directory = directory(findings, &mut root);
         let licences = licences(findings, &mut root);
         let ids = id_type::read(findings, &mut root);
-        let serve = serve::serve(findings, &mut root);
+        let serve = serve::serve(findings, &mut root, base_dir);
         let jobs = serve::jobs(findings, &mut root, base_dir);
         let tiers = tiers(findings, &mut root);
         let kinds = declare::kinds(findings, &mut root);

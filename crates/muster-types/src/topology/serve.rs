@@ -10,6 +10,15 @@ use super::raw::{At, Findings, Section};
 /// write one.
 const LEASE_SECONDS: u64 = 30;
 
+/// Each look reads the indexes of the log that is not compacted.
+const DETECT_EVERY_SECONDS: u64 = 15;
+
+/// Longer than a script that was stopped and begun again.
+const DETECT_WINDOW_SECONDS: u64 = 1800;
+
+/// Customers leave one by one.
+const DETECT_SITES_MAX: u64 = 3;
+
 /// The service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServeConfig {
@@ -17,12 +26,27 @@ pub struct ServeConfig {
     pub listen: Option<SocketAddr>,
     /// A server that leaves no sign of life for so long is taken for dead.
     pub lease_seconds: u64,
+    /// How it looks for lost sites; it does not if absent.
+    pub detect: Option<DetectConfig>,
 }
 
 impl Default for ServeConfig {
     fn default() -> Self {
-        Self { listen: None, lease_seconds: LEASE_SECONDS }
+        Self { listen: None, lease_seconds: LEASE_SECONDS, detect: None }
     }
+}
+
+/// Looking for lost sites all the time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DetectConfig {
+    /// Between two looks.
+    pub every_seconds: u64,
+    /// How far back each looks.
+    pub window_seconds: u64,
+    /// More lost sites than these in the window are an alarm.
+    pub sites_max: u64,
+    /// Where draft incident files go.
+    pub incident_dir: PathBuf,
 }
 
 /// A scheduled job.
@@ -62,7 +86,7 @@ pub enum JobWhat {
 const WHATS: &str = "`snapshot`, `compact`, `prune`, `check` or `drill`";
 
 /// Reads `[serve]`.
-pub(super) fn serve(findings: &mut Findings<'_>, root: &mut Section<'_>) -> ServeConfig {
+pub(super) fn serve(findings: &mut Findings<'_>, root: &mut Section<'_>, base_dir: &Path) -> ServeConfig {
     let Some(mut section) = root.section(findings, "serve") else { return ServeConfig::default() };
     let listen = section.text(findings, "listen").and_then(|At { value, at }| {
         let parsed = value.parse();
@@ -73,8 +97,20 @@ pub(super) fn serve(findings: &mut Findings<'_>, root: &mut Section<'_>) -> Serv
         parsed.ok()
     });
     let lease_seconds = section.positive_or(findings, "lease_seconds", LEASE_SECONDS);
+    let detect = section.section(findings, "detect").map(|mut detect| {
+        let config = DetectConfig {
+            every_seconds: detect.positive_or(findings, "every_seconds", DETECT_EVERY_SECONDS),
+            window_seconds: detect.positive_or(findings, "window_seconds", DETECT_WINDOW_SECONDS),
+            sites_max: detect.positive_or(findings, "sites_max", DETECT_SITES_MAX),
+            incident_dir: base_dir.join(
+                detect.text(findings, "incident_dir").map_or_else(|| "incidents".to_owned(), |dir| dir.value),
+            ),
+        };
+        detect.close(findings);
+        config
+    });
     section.close(findings);
-    ServeConfig { listen, lease_seconds }
+    ServeConfig { listen, lease_seconds, detect }
 }
 
 /// Reads `[jobs]`.

@@ -1,0 +1,227 @@
+//! The long-running service, as an operator runs it: two servers on one repository, jobs, metrics, an alarm, a clean stop.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a failed test may say so by a panic, and what servers said"
+)]
+
+use std::fmt::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use muster_tests::{Incident, Size, World, seed, until};
+use muster_types::jobs::{JobDecision, JobOutcome, JobRecord};
+
+const SIZE: Size = Size { sites: 24, rows_per_site: 40 };
+
+/// A `muster serve`, killed when this is dropped.
+struct Server {
+    child: Child,
+    addr: SocketAddr,
+    log: std::path::PathBuf,
+}
+
+impl Server {
+    fn start(world: &World, name: &str, addr: SocketAddr) -> Self {
+        let topology = std::fs::read_to_string(world.path("muster.toml")).unwrap();
+        let own = format!("{name}.toml");
+        std::fs::write(world.path(&own), topology.replace("LISTEN", &addr.to_string())).unwrap();
+        let log = world.path(&format!("{name}.log"));
+        let file = std::fs::File::create(&log).unwrap();
+        let mut command = world.command(&["serve"]);
+        command.env("MUSTER_TOPOLOGY", own).stdout(Stdio::null()).stderr(file);
+        Self { child: command.spawn().unwrap(), addr, log }
+    }
+
+    fn said(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Status and body; none while it does not listen.
+    fn get(&self, path: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect(self.addr).ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: muster\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    }
+
+    fn metrics(&self) -> String {
+        self.get("/metrics").map(|(_, body)| body).unwrap_or_default()
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("{}:\n{}", self.log.display(), self.said());
+        }
+    }
+}
+
+/// A port that was free a moment ago.
+fn free_addr() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// A world whose topology has the service and these jobs.
+fn world(default_seed: u64, jobs: &str) -> World {
+    let world = World::new(SIZE, seed(default_seed));
+    let mut topology = std::fs::read_to_string(world.path("muster.toml")).unwrap();
+    let _ = write!(
+        topology,
+        "\n[serve]\nlisten = \"LISTEN\"\nlease_seconds = 5\n\n[serve.detect]\nevery_seconds = 1\nsites_max = 3\n\n\
+         [sandbox.here]\ndriver = \"sqlite\"\nregion = \"eu-central\"\ndir = \"sandbox\"\n\n\
+         [sandbox.there]\ndriver = \"sqlite\"\nregion = \"us-east\"\ndir = \"sandbox\"\n{jobs}"
+    );
+    // Watermarks come more often than a lease; ten shards are polled by two servers.
+    let interval = topology.lines().find(|line| line.starts_with("poll_interval")).unwrap().to_owned();
+    topology = topology.replace(&interval, "poll_interval_milliseconds = 500");
+    topology = topology.replace("[capture]\n", "[capture]\nwatermark_interval_seconds = 1\n");
+    std::fs::write(world.path("muster.toml"), topology.replace("LISTEN", "127.0.0.1:1")).unwrap();
+    world.muster(&["capture", "init"]).ok();
+    std::fs::write(world.path("muster.toml"), topology).unwrap();
+    world
+}
+
+fn records(world: &World, job: &str) -> Vec<JobRecord> {
+    let files = world.objects(&format!("jobs/{job}"));
+    files.iter().filter_map(|file| serde_json::from_slice(&std::fs::read(file).ok()?).ok()).collect()
+}
+
+fn succeeded(records: &[JobRecord]) -> Vec<&JobRecord> {
+    let is_success = |record: &&JobRecord| {
+        matches!(&record.decision, JobDecision::Done { outcome: JobOutcome::Succeeded { .. }, .. })
+    };
+    records.iter().filter(is_success).collect()
+}
+
+#[test]
+fn two_servers_share_drills_snapshots_and_compaction_and_one_is_killed() {
+    let jobs = "\n[jobs.drill]\nwhat = \"drill\"\nfile = \"drill.toml\"\ncron = \"*/4 * * * * *\"\n\n\
+                [jobs.snapshot]\nwhat = \"snapshot\"\ncron = \"*/15 * * * * *\"\n\n\
+                [jobs.compact]\nwhat = \"compact\"\ncron = \"*/12 * * * * *\"\n\n\
+                [jobs.check]\nwhat = \"check\"\ncron = \"*/12 * * * * *\"\nshare_percent = 50\n";
+    let world = world(70, jobs);
+    std::fs::write(
+        world.path("drill.toml"),
+        "format = 1\nname = \"sample\"\nclass = \"many-sites\"\nsites = 2\nwindow_seconds = 600\nsettle_seconds = 1\n",
+    )
+    .unwrap();
+    let mut first = Server::start(&world, "first", free_addr());
+    until("the first is ready", || first.get("/readyz").is_some_and(|(status, _)| status == 200));
+    until("a drill is done", || !succeeded(&records(&world, "drill")).is_empty());
+    until("a snapshot is done", || !succeeded(&records(&world, "snapshot")).is_empty());
+    let second = Server::start(&world, "second", free_addr());
+    until("the second answers", || second.get("/healthz") == Some((200, "ok\n".into())));
+    until("both had a part", || {
+        let records = records(&world, "drill");
+        let mut servers: Vec<&str> =
+            succeeded(&records).iter().map(|record| record.server.as_str()).collect();
+        servers.sort_unstable();
+        servers.dedup();
+        servers.len() >= 2
+    });
+    first.kill();
+    let before = succeeded(&records(&world, "drill")).len();
+    until("the second goes on alone, with capture too", || {
+        succeeded(&records(&world, "drill")).len() >= before + 3
+            && second.get("/readyz").is_some_and(|(status, _)| status == 200)
+    });
+    until("the jobs of the second are done", || {
+        let done = |job: &str| second.metrics().contains(&format!("job=\"{job}\",outcome=\"succeeded\""));
+        done("drill") && done("compact") && done("check")
+    });
+    let metrics = second.metrics();
+    for name in
+        ["muster_capture_lag_seconds{", "muster_job_last_success_timestamp_seconds{", "muster_lost_sites 0"]
+    {
+        assert!(metrics.contains(name), "{name}:\n{metrics}");
+    }
+    chain_is_whole(&records(&world, "drill"));
+    stops_within_seconds(second);
+    // What a killed server's drill left, the next one of it takes away.
+    world.muster_with("second.toml", &["drill", "clean"]).ok();
+    let left: Vec<_> =
+        std::fs::read_dir(world.path("sandbox")).map(|dir| dir.flatten().collect()).unwrap_or_default();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+/// No occurrence came to its end twice, and each is behind the one before.
+fn chain_is_whole(records: &[JobRecord]) {
+    let mut last = None;
+    for record in records {
+        if let JobDecision::Done { occurrence, .. } = &record.decision {
+            assert!(last.is_none_or(|last| last < *occurrence), "{record:?} behind {last:?}");
+            last = Some(*occurrence);
+        }
+    }
+}
+
+/// SIGTERM, then its end with code 0.
+fn stops_within_seconds(mut server: Server) {
+    let kill = std::process::Command::new("kill").arg(server.child.id().to_string()).status().unwrap();
+    assert!(kill.success());
+    let began = Instant::now();
+    let status = loop {
+        if let Some(status) = server.child.try_wait().unwrap() {
+            break status;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "it does not stop");
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    assert!(status.success(), "{status}");
+    assert!(server.said().contains("stopped"), "{}", server.said());
+}
+
+#[test]
+fn a_bad_script_raises_the_alarm_with_a_draft_incident_that_can_be_planned() {
+    let world = world(71, "");
+    let server = Server::start(&world, "only", free_addr());
+    until("it is ready", || server.get("/readyz").is_some_and(|(status, _)| status == 200));
+    let incident = Incident::delete(&world, 8, Duration::from_millis(20));
+    until("the alarm is raised for all", || server.metrics().contains("muster_lost_sites 8"));
+    until("health says so", || {
+        server.get("/readyz").is_some_and(|(status, body)| status == 503 && body.contains("8 sites lost"))
+    });
+    let drafts: Vec<_> =
+        std::fs::read_dir(world.path("incidents")).unwrap().flatten().map(|file| file.path()).collect();
+    let newest = drafts.iter().max().unwrap().display().to_string();
+    world.muster_with("only.toml", &["plan", "--incident", &newest, "--out", "plan.json"]).ok();
+    world.muster_with("only.toml", &["apply", "plan.json", "--run", "r"]).ok();
+    drop(server);
+    std::fs::copy(world.path("only.toml"), world.path("muster.toml")).unwrap();
+    incident.is_undone(&world, "r");
+}
+
+#[test]
+fn wrong_schedules_and_a_taken_port_are_said() {
+    let world = world(
+        72,
+        "\n[jobs.nightly]\nwhat = \"compact\"\ncron = \"0 0 31 2 *\"\n\n[jobs.other]\nwhat = \"check\"\ncron = \"often\"\n",
+    );
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let topology = std::fs::read_to_string(world.path("muster.toml")).unwrap();
+    let listening = topology.replace("LISTEN", &taken.local_addr().unwrap().to_string());
+    std::fs::write(world.path("muster.toml"), &listening).unwrap();
+    let says =
+        ["[jobs.nightly]", "`0 0 31 2 *` never comes", "[jobs.other]", "`often` is not a cron expression"];
+    world.muster(&["serve"]).code(2).says(&says);
+    world.muster(&["check"]).code(2).says(&says);
+    let good = listening.replace("0 0 31 2 *", "0 3 * * *").replace("often", "0 3 * * *");
+    std::fs::write(world.path("muster.toml"), good).unwrap();
+    world.muster(&["serve"]).code(2).says(&["failed to listen on", "in use"]);
+}
