@@ -185,10 +185,13 @@ impl JobRunner {
             }
             Next::Decide { settled, decision } => {
                 let record = self.record(chain.last(), settled, decision.clone());
-                if chain.append(record).await? {
-                    self.act(job, chain, decision, work, stop).await?;
+                if !chain.append(record).await? {
+                    return Ok(Duration::ZERO);
                 }
-                Ok(Duration::ZERO)
+                let has_worked = matches!(decision, JobDecision::Claimed { .. });
+                self.act(job, chain, decision, work, stop).await?;
+                // Others look every quarter of a lease: whoever has worked leaves what is due already to them.
+                Ok(if has_worked { (self.lease / 3).min(SLEEP_MAX) } else { Duration::ZERO })
             }
         }
     }

@@ -37,8 +37,11 @@ fn answered(config: &PostgresConfig, doing: &str, text: &str, code: &str, closed
             message,
             "raise max_replication_slots and max_wal_senders, and restart the server",
         ),
-        // The state of slot and tables is looked at again before the next try.
-        "42704" | "42P01" | "55000" | "58P01" => CaptureError::transient(message, "capture looks again"),
+        // The state of slot and tables is looked at again before the next try. XX000 is what the server says of a table that
+        // is dropped while its definition is read.
+        "3F000" | "42704" | "42P01" | "55000" | "58P01" | "XX000" => {
+            CaptureError::transient(message, "capture looks again")
+        }
         _ if closed || is_transient_state(code) => CaptureError::transient(message, "capture tries again"),
         _ => CaptureError::new(message, "see the server's log"),
     }
