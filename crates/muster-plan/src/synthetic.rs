@@ -71,39 +71,8 @@ pub fn began_at() -> Timestamp {
 /// # Errors
 /// None that can happen: the names are constants.
 pub fn topology(fleet: Fleet) -> Result<Topology, IdError> {
-    let mut kinds = BTreeMap::new();
-    let mut tables = BTreeMap::new();
-    for (name, after, owned) in KINDS {
-        let kind: Kind = name.parse()?;
-        let after = after.iter().map(|after| after.parse()).collect::<Result<Vec<Kind>, _>>()?;
-        kinds.insert(kind.clone(), KindConfig { after, stage_waits: false, mode: KindMode::Restored });
-        for (table, parent) in *owned {
-            tables.insert(
-                (*table).to_owned(),
-                TableConfig {
-                    kind: kind.clone(),
-                    owner: owner(parent),
-                    migrations: vec![],
-                    harmless_triggers: vec![],
-                },
-            );
-        }
-    }
-    let hosted: Vec<Kind> = kinds.keys().cloned().collect();
-    let shards = (0..fleet.shards).map(|number| {
-        let config = ShardConfig {
-            driver: DriverConfig::Sqlite { path: format!("shard-{number}.db").into() },
-            region: region(number).to_owned(),
-            kinds: hosted.clone(),
-            stage_slots: 4,
-            publish_slots: 1,
-            writer_block_milliseconds_max: 2_000,
-            stage_bytes_per_second_max: None,
-            site: None,
-            slots_max: None,
-        };
-        Ok((shard_name(number)?, config))
-    });
+    let (kinds, tables) = kinds_and_tables()?;
+    let shards = shards(fleet, &kinds)?;
     Ok(Topology {
         digest: Digest::of(b"synthetic"),
         source: Default::default(),
@@ -135,7 +104,7 @@ pub fn topology(fleet: Fleet) -> Result<Topology, IdError> {
             ("free".to_owned(), Tier { rto_seconds: 86_400, rpo_seconds: 3_600 }),
         ]),
         kinds,
-        shards: shards.collect::<Result<_, IdError>>()?,
+        shards,
         families: BTreeMap::new(),
         sandboxes: BTreeMap::new(),
         tables,
@@ -143,6 +112,52 @@ pub fn topology(fleet: Fleet) -> Result<Topology, IdError> {
         database_tables: BTreeMap::new(),
         retention: None,
     })
+}
+
+type Kinds = BTreeMap<Kind, KindConfig>;
+type Tables = BTreeMap<String, TableConfig>;
+
+/// All kinds, each restored, and their tables.
+fn kinds_and_tables() -> Result<(Kinds, Tables), IdError> {
+    let mut kinds = BTreeMap::new();
+    let mut tables = BTreeMap::new();
+    for (name, after, owned) in KINDS {
+        let kind: Kind = name.parse()?;
+        let after = after.iter().map(|after| after.parse()).collect::<Result<Vec<Kind>, _>>()?;
+        kinds.insert(kind.clone(), KindConfig { after, stage_waits: false, mode: KindMode::Restored });
+        for (table, parent) in *owned {
+            tables.insert(
+                (*table).to_owned(),
+                TableConfig {
+                    kind: kind.clone(),
+                    owner: owner(parent),
+                    migrations: vec![],
+                    harmless_triggers: vec![],
+                },
+            );
+        }
+    }
+    Ok((kinds, tables))
+}
+
+/// The shards, each of which hosts every kind.
+fn shards(fleet: Fleet, kinds: &Kinds) -> Result<BTreeMap<ShardName, ShardConfig>, IdError> {
+    let hosted: Vec<Kind> = kinds.keys().cloned().collect();
+    let one = |number| {
+        let config = ShardConfig {
+            driver: DriverConfig::Sqlite { path: format!("shard-{number}.db").into() },
+            region: region(number).to_owned(),
+            kinds: hosted.clone(),
+            stage_slots: 4,
+            publish_slots: 1,
+            writer_block_milliseconds_max: 2_000,
+            stage_bytes_per_second_max: None,
+            site: None,
+            slots_max: None,
+        };
+        Ok((shard_name(number)?, config))
+    };
+    (0..fleet.shards).map(one).collect()
 }
 
 fn repository() -> RepositoryConfig {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Result, anyhow};
 use clap::{Args, Subcommand};
 use muster_drill::{Drill, DrillError, clean, spec};
-use muster_engine::Options;
+use muster_engine::{Cancel, Options};
 use muster_stores::sandbox::SandboxError;
 use muster_types::DrillId;
 use muster_types::drill::{DrillRecord, Made, Verdict};
@@ -52,11 +52,16 @@ pub(crate) async fn run(topology: &Path, args: DrillArgs) -> Result<ExitCode> {
     }
 }
 
-async fn rehearse(topology: &Path, args: RunArgs) -> Result<ExitCode> {
-    let mut spec = spec::read(&args.drill).map_err(failure)?;
-    let incident = spec::incident(&spec, &args.drill).map_err(failure)?;
-    spec.seed = args.seed.or(spec.seed);
-    let context = Context::open(topology).await?;
+/// Rehearses what a drill file says; `seed` goes before the file's.
+pub(crate) async fn run_file(
+    context: &Context,
+    file: &Path,
+    seed: Option<u64>,
+    cancel: Cancel,
+) -> Result<DrillRecord> {
+    let mut spec = spec::read(file).map_err(failure)?;
+    let incident = spec::incident(&spec, file).map_err(failure)?;
+    spec.seed = seed.or(spec.seed);
     let (id, seed) = draw()?;
     let drill = Drill {
         repository: &context.repository,
@@ -66,9 +71,14 @@ async fn rehearse(topology: &Path, args: RunArgs) -> Result<ExitCode> {
         id,
         seed,
         options: Options::new(apply::operator(), context.topology.digest),
-        cancel: apply::cancel_on_signal(),
+        cancel,
     };
-    let record = drill.run().await.map_err(failure)?;
+    drill.run().await.map_err(failure)
+}
+
+async fn rehearse(topology: &Path, args: RunArgs) -> Result<ExitCode> {
+    let context = Context::open(topology).await?;
+    let record = run_file(&context, &args.drill, args.seed, apply::cancel_on_signal()).await?;
     if args.json {
         print::data(serde_json::to_string_pretty(&record)?);
     } else {
@@ -82,7 +92,7 @@ async fn rehearse(topology: &Path, args: RunArgs) -> Result<ExitCode> {
 }
 
 /// An id and a seed of this process alone.
-pub(crate) fn draw() -> Result<(DrillId, u64)> {
+fn draw() -> Result<(DrillId, u64)> {
     use std::hash::{BuildHasher, Hasher};
     // Every state is keyed at random.
     let mut hasher = std::hash::RandomState::new().build_hasher();

@@ -8,16 +8,15 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use async_trait::async_trait;
 use muster_capture::CaptureEvent;
-use muster_drill::{Drill, spec};
-use muster_engine::{Cancel, Options};
+use muster_engine::Cancel;
 use muster_serve::Work;
 use muster_types::drill::Verdict;
 use muster_types::topology::JobWhat;
 use muster_types::{ShardName, Timestamp};
 use tokio::sync::{broadcast, oneshot, watch};
 
+use super::drill;
 use super::serve::Health;
-use super::{apply, drill};
 use crate::context::{self, Context};
 use crate::print;
 
@@ -149,20 +148,7 @@ async fn check(context: &Context, share_percent: u64) -> Result<String> {
 }
 
 async fn rehearse(context: &Context, file: &Path) -> Result<String> {
-    let spec = spec::read(file)?;
-    let incident = spec::incident(&spec, file)?;
-    let (id, seed) = drill::draw()?;
-    let drill = Drill {
-        repository: &context.repository,
-        topology: &context.topology,
-        spec: &spec,
-        incident: incident.as_ref(),
-        id,
-        seed,
-        options: Options::new(apply::operator(), context.topology.digest),
-        cancel: Cancel::new(),
-    };
-    let record = drill.run().await?;
+    let record = drill::run_file(context, file, None, Cancel::new()).await?;
     let said = format!("drill {}: {} sites, {} rows compared", record.id, record.sites.len(), record.rows);
     match record.verdict {
         Verdict::Passed => Ok(said),
