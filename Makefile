@@ -22,12 +22,14 @@ demo: check-tools
 	$(CARGO) build --release --locked -p muster-cli
 	target/release/muster demo $(DEMO)
 
-# What `muster-services status` prints: where they are, and the credentials to export.
+# Databases of the demo before go first: their replication slots cost the server. Places and credentials are what
+# `muster-services status` prints: where they are, and the credentials to export.
 demo-postgres: services
 	$(CARGO) build --release --locked -p muster-cli
 	@set -e; services=$$($(CARGO) run --quiet --locked -p muster-services -- status); \
 	eval "$$(echo "$$services" | grep '^export ')"; \
 	place() { echo "$$services" | awk -v name="$$1" '$$1 == name { print $$2 }'; }; \
+	target/release/muster demo --postgres "$$(place PostgreSQL)" --drop muster_demo; \
 	set -- --postgres "$$(place PostgreSQL)" --s3 "$$(place MinIO)" $(DEMO); \
 	echo "target/release/muster demo $$*"; target/release/muster demo "$$@"
 
