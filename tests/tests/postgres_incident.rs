@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed test may say so by a panic")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -69,6 +69,102 @@ fn a_time_between_two_commits_loses_nothing() {
         "{verdict}\n{}",
         points(&world, &verdict)
     );
+}
+
+/// The index of the log has one entry for both, which nets out to nothing; its commits are told apart all the same.
+#[test]
+fn a_store_that_came_and_fell_within_one_poll_comes_back() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut world = World::on_services(SIZE, seed(6));
+    // Seeds differ in who has what.
+    let mut brief = [Kind::Statuspage, Kind::Opsgenie, Kind::Confluence].into_iter();
+    let has = |kind: Kind| world.fleet.sites.iter().position(|site| site.kinds.contains(&kind));
+    let (kind, victim) = brief.find_map(|kind| Some((kind, has(kind)?))).expect("a site with a product");
+    let kept = take_rows(&world, victim, kind);
+    world.muster(&["capture", "init"]).ok();
+    world.capture_once();
+    let from = now();
+
+    // An ordinary deletion before it came: for the index, the fall of the site begins there.
+    let mut wanted = site_rows(&world, victim);
+    let (identity, tables) = place_of(&world, victim, Kind::Identity);
+    let leaf = tables.last().unwrap();
+    let rows = rows_of_site(leaf, &world.fleet.sites[victim].id);
+    let key = leaf.key.join(", ");
+    let sql = format!("DELETE FROM {} WHERE ({key}) IN (SELECT {key} FROM ({rows}) gone LIMIT 1)", leaf.name);
+    assert_eq!(connect(&identity).execute(&sql, &[]).unwrap(), 1);
+    give_rows(&world, victim, kind, &kept);
+    let came = site_rows(&world, victim);
+    wanted.extend(came.into_iter().filter(|(table, _)| kept.iter().any(|(kept, _)| kept == table)));
+    let log = world.fleet.delete_victims(&[victim], Duration::ZERO).unwrap();
+    world.capture_once();
+    assert_ne!(site_rows(&world, victim), wanted);
+
+    let incident = Incident { log, from };
+    incident.detect(&world);
+    let shown = incident.plan(&world, &["--proof", "full"]).ok();
+    shown.says(&["1 sites"]);
+    // The proof reads what was published back from the log.
+    world.follow();
+    world.muster(&["apply", "plan.json", "--run", "first"]).ok().says(&["1 sites restored, 0 not"]);
+    world.stop_following();
+    assert_eq!(site_rows(&world, victim), wanted, "seed {}", world.seed);
+}
+
+/// Where a site's rows of a kind are, and its tables, parents first.
+fn place_of(world: &World, site: usize, kind: Kind) -> (String, Vec<&'static Table>) {
+    let region = world.fleet.sites[site].region;
+    let mut shards = world.fleet.shards.iter();
+    let shard = shards.find(|shard| shard.role == kind.role() && shard.region == region).unwrap();
+    let owned = |table: &&Table| table.kind == kind && table.owner != Owner::Reference;
+    (shard.database.as_ref().unwrap().connection.clone(), tables(kind.role()).iter().filter(owned).collect())
+}
+
+/// All rows of a site, by table.
+fn site_rows(world: &World, site: usize) -> BTreeMap<&'static str, Vec<Vec<Option<String>>>> {
+    let mut rows = BTreeMap::new();
+    for kind in Kind::ALL {
+        let (url, tables) = place_of(world, site, kind);
+        for table in tables {
+            let sql = rows_of_site(table, &world.fleet.sites[site].id);
+            rows.insert(table.name, postgres_rows(&url, &sql));
+        }
+    }
+    rows
+}
+
+/// Takes a store's rows away, as JSON by table.
+fn take_rows(world: &World, site: usize, kind: Kind) -> Vec<(&'static str, String)> {
+    let (url, tables) = place_of(world, site, kind);
+    let mut client = connect(&url);
+    let mut kept = Vec::new();
+    for table in &tables {
+        let rows = rows_of_site(table, &world.fleet.sites[site].id);
+        let sql = format!("SELECT coalesce(json_agg(kept), '[]')::text FROM ({rows}) kept");
+        kept.push((table.name, client.query_one(&sql, &[]).unwrap().get(0)));
+    }
+    for table in tables.iter().rev() {
+        let rows = rows_of_site(table, &world.fleet.sites[site].id);
+        let key = table.key.join(", ");
+        let sql = format!("DELETE FROM {} WHERE ({key}) IN (SELECT {key} FROM ({rows}) gone)", table.name);
+        client.batch_execute(&sql).unwrap();
+    }
+    assert!(kept.iter().any(|(_, rows)| rows != "[]"), "{kind:?} had no rows");
+    kept
+}
+
+/// Brings them in one transaction.
+fn give_rows(world: &World, site: usize, kind: Kind, kept: &[(&'static str, String)]) {
+    let mut client = connect(&place_of(world, site, kind).0);
+    let mut transaction = client.transaction().unwrap();
+    for (table, rows) in kept {
+        let sql = format!(
+            "INSERT INTO {table} OVERRIDING SYSTEM VALUE \
+             SELECT * FROM json_populate_recordset(NULL::{table}, $1::text::json)"
+        );
+        transaction.execute(&sql, &[rows]).unwrap();
+    }
+    transaction.commit().unwrap();
 }
 
 /// Why the stores of sites that lost something were restored to where they were.

@@ -9,7 +9,7 @@
 
 mod support;
 
-use muster_plan::{DetectOptions, DetectedStore, Detection, detect, history};
+use muster_plan::{DetectOptions, DetectedStore, Detection, detect, history, select_stores};
 use muster_types::segment::{ChangeStamp, Commit, TableEventKind};
 use muster_types::{Boundary, ChangeKey, Position};
 use proptest::prelude::*;
@@ -98,6 +98,76 @@ fn rows_replaced_within_a_commit_are_neither_lost_nor_gained() {
     script.poll(21.0);
     let detection = found(&[&script], 5.0, 60.0);
     assert_eq!((detection.lost[0].rows_before, detection.lost[0].rows_after), (111, 0));
+}
+
+/// A site that gets its licences (two rows) and loses everything within one poll; positions of the commits.
+fn brief_store(licensed_at: f64, deleted_at: f64) -> (Script, Vec<Position>) {
+    let mut script = Script::new("shard-0");
+    sized(&mut script, "a", &[("sites", 1), ("users", 30), ("projects", 5), ("issues", 50)]);
+    script.snapshot(0.0);
+    script.poll(1.0);
+    let begin = script.position;
+    script.change("a", "licences", licensed_at, 2);
+    let came = script.position - begin;
+    delete_site(&mut script, "a", deleted_at);
+    let went = script.position - begin;
+    script.poll(12.0);
+    let all: Vec<(u64, f64)> =
+        (1..=went).map(|offset| (offset, if offset <= came { licensed_at } else { deleted_at })).collect();
+    let positions = commits(&mut script, &all);
+    (script, positions)
+}
+
+#[test]
+fn a_store_that_came_and_fell_with_its_site_in_one_poll_is_part_of_the_loss() {
+    let (script, positions) = brief_store(10.2, 10.5);
+    let detection = found(&[&script], 5.0, 60.0);
+    assert_eq!(detection.lost[0].stores.len(), 4);
+    let licences = store(&detection, "licence").expect("the store that came");
+    let first = licences.before.as_ref().expect("a place").position;
+    // Its first deletion: the commit before is the last at which it was whole.
+    let stands = script.log.iter().find(|(_, _, table, rows)| table == "licences" && *rows < 0).unwrap().0;
+    assert_eq!(first, Position(stands));
+    assert!(positions.contains(&first));
+    assert_eq!((licences.rows_before, licences.rows_after), (0, 0));
+    assert_eq!(licences.reached.unwrap().position, Position(stands - 1));
+
+    // The plan takes the place for one where rows may be, though the frame nets out.
+    let incident = detection.incident("test", "test", at(100.0));
+    let found = select_stores(&topology(), &catalog(&[&script]), &incident.sites).unwrap();
+    let planned: Vec<String> = found.iter().map(|found| found.store.kind.to_string()).collect();
+    assert!(planned.contains(&"licence".to_owned()), "{planned:?}");
+}
+
+#[test]
+fn a_store_that_came_in_an_earlier_poll_is_part_of_the_loss() {
+    let mut script = Script::new("shard-0");
+    sized(&mut script, "a", &[("sites", 1), ("users", 30), ("projects", 5), ("issues", 50)]);
+    script.snapshot(0.0);
+    script.poll(1.0);
+    script.change("a", "licences", 10.2, 2);
+    let reached = script.poll(10.3);
+    delete_site(&mut script, "a", 10.5);
+    script.poll(12.0);
+    let detection = found(&[&script], 5.0, 60.0);
+    assert_eq!(store(&detection, "licence").expect("the store that came").reached, Some(reached));
+}
+
+#[test]
+fn a_store_that_came_and_went_long_before_its_site_fell_is_left_as_it_was() {
+    let mut script = Script::new("shard-0");
+    sized(&mut script, "a", &[("sites", 1), ("users", 30), ("projects", 5), ("issues", 50)]);
+    script.snapshot(0.0);
+    script.poll(1.0);
+    script.change("a", "licences", 1_000.0, 8).change("a", "licences", 1_000.5, -8);
+    script.poll(1_001.0);
+    commits(&mut script, &[(8, 1_000.0), (16, 1_000.5), (20, 1_001.0)]);
+    delete_site(&mut script, "a", 2_000.5);
+    script.poll(2_001.0);
+    let detection = found(&[&script], 5.0, 3_000.0);
+    assert_eq!(names(&detection), ["a"]);
+    assert!(store(&detection, "licence").is_none());
+    assert_eq!(detection.lost[0].first_loss_at, at(2_000.5));
 }
 
 #[test]

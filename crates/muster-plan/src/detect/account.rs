@@ -68,6 +68,8 @@ pub(super) struct Step {
     pub(super) net_loss: i64,
     /// The same of the directory's table alone.
     pub(super) directory_loss: i64,
+    /// Rows that others than Muster added: part of the net.
+    gained: i64,
     /// Rows that Muster added less those that it removed.
     pub(super) marked_gain: i64,
     /// First and last deletion that Muster did not make.
@@ -110,6 +112,11 @@ impl StoreAccount<'_> {
 
     pub(super) fn net_loss(&self) -> i64 {
         self.steps.iter().map(|step| step.net_loss).sum()
+    }
+
+    /// It had no row before the window and has none now, but others than Muster took some in between.
+    pub(super) fn came_and_went(&self) -> bool {
+        self.rows_before == 0 && self.rows_after() == 0 && self.steps.iter().any(|step| step.net_loss > 0)
     }
 }
 
@@ -311,6 +318,7 @@ impl<'a> Walk<'_, 'a> {
                 None => {
                     let left = deletes - self.moves.departures(self.trace, number, frame) as i64;
                     step.lose(left - inserts, self.is_directory(table), frame.deletions.filter(|_| left > 0));
+                    step.gained += inserts;
                 }
                 Some(mark) => {
                     step.marked_gain += inserts - deletes;
@@ -326,7 +334,10 @@ impl<'a> Walk<'_, 'a> {
         }
         self.whole_tables((number, start), frames, (counts, early), (&mut here, account));
         for (kind, step) in here {
-            steps.entry(kind).or_default().push(Step { segment: number, ..step });
+            let step = Step { segment: number, ..step };
+            let held: i64 = counts.values().filter(|count| count.kind == kind).map(|count| count.rows).sum();
+            let brief = self.index.has_commits && held == 0;
+            steps.entry(kind).or_default().extend(if brief { step.apart() } else { vec![step] });
         }
     }
 
@@ -385,6 +396,19 @@ fn rows_behind(segment: u32, frame: &LogFrame, event: &TableEvent) -> i64 {
 }
 
 impl Step {
+    /// Of a step that left its store without a row and had it so before: what came, and then what went, which the net
+    /// hides. Between the two lie commits that can be restored.
+    fn apart(self) -> Vec<Self> {
+        if self.gained <= 0 || self.net_loss != 0 {
+            return vec![self];
+        }
+        let (rows, directory) = (self.gained, self.directory_loss);
+        let came =
+            Self { segment: self.segment, net_loss: -rows, marked_gain: self.marked_gain, ..Self::default() };
+        let went = Self { net_loss: rows, directory_loss: directory, marked_gain: 0, ..self };
+        vec![came, went]
+    }
+
     fn lose(&mut self, rows: i64, directory: bool, deletions: Option<(ChangeStamp, ChangeStamp)>) {
         self.net_loss += rows;
         if directory {

@@ -33,7 +33,8 @@ pub(super) enum Course {
     Ordinary(Fall),
 }
 
-/// The fall of a store that lost more than the given share of its rows, or the directory row.
+/// The fall of a store that lost more than the given share of its rows, or the directory row, or came within the window
+/// and fell with its site.
 pub(super) fn course(
     account: &SiteAccount<'_>,
     number: usize,
@@ -44,7 +45,8 @@ pub(super) fn course(
     let directory = account.directory_lost() && store.holds_directory;
     let loss = store.net_loss();
     let most_rows = loss > 0 && loss as f64 > options.lost_share * store.rows_before as f64;
-    if !most_rows {
+    let brief = !most_rows && store.came_and_went();
+    if !(most_rows || brief) {
         // Only the directory row went: the last time that it did.
         let last = store.steps.iter().rfind(|step| step.directory_loss > 0).filter(|_| directory)?;
         return Some(Course::WithSite(between(store, last, last)));
@@ -57,9 +59,12 @@ pub(super) fn course(
     if let Some(first) = first_with_site(store, number, site, &levels, last, options) {
         let gone_before = most(first) - levels[first];
         // A store most of which went before its site did fell on its own.
-        if gone_before < SEVERAL_ROWS || gone_before <= levels[first] - left {
+        if brief || gone_before < SEVERAL_ROWS || gone_before <= levels[first] - left {
             return Some(Course::WithSite(fall(first)));
         }
+    }
+    if brief {
+        return None;
     }
     let alone = fall(first_alone(store, &levels, last, options));
     let few = most(last) - left < SEVERAL_ROWS && !directory;
