@@ -31,6 +31,14 @@ pub enum CaptureFailure {
         /// Who has the slot.
         error: ChainError,
     },
+    /// Another capture wrote while this one looked where to go on.
+    #[error(
+        "the log of shard `{shard}` grew while this capture began: another `muster capture` follows it: stop one of them"
+    )]
+    Raced {
+        /// The shard.
+        shard: ShardName,
+    },
 }
 
 impl CaptureFailure {
@@ -38,7 +46,13 @@ impl CaptureFailure {
     pub fn shard(&self) -> &ShardName {
         match self {
             Self::Shard { shard, .. } | Self::Repository { shard, .. } | Self::Lost { shard, .. } => shard,
+            Self::Raced { shard } => shard,
         }
+    }
+
+    /// Another capture follows the shard.
+    pub fn is_rivalry(&self) -> bool {
+        matches!(self, Self::Lost { .. } | Self::Raced { .. })
     }
 
     /// Trying again later may help without anyone doing anything.
@@ -46,7 +60,7 @@ impl CaptureFailure {
         match self {
             Self::Shard { error, .. } => error.transient,
             Self::Repository { error, .. } => error.is_transient(),
-            Self::Lost { .. } => false,
+            Self::Lost { .. } | Self::Raced { .. } => false,
         }
     }
 }

@@ -166,13 +166,13 @@ async fn follow_shard(
                 // Somebody may begin to capture it again.
                 if recorded.released { options.poll_interval.max(RETRY_MAX) } else { options.poll_interval }
             }
-            Err(failure @ CaptureFailure::Lost { .. }) if !last && options.stand_by.is_some() => {
+            Err(failure) if failure.is_rivalry() && !last && options.stand_by.is_some() => {
                 (options.events)(CaptureEvent::StandsBy { failure: failure.clone() });
                 stand_by(capture, options.stand_by.unwrap_or_default(), &mut stopped).await;
                 continue;
             }
             Err(failure) => {
-                if last || matches!(failure, CaptureFailure::Lost { .. }) {
+                if last || failure.is_rivalry() {
                     (options.events)(CaptureEvent::Stopped { failure: failure.clone() });
                     return ShardOutcome { shard, result };
                 }

@@ -7,8 +7,7 @@ use std::time::{Instant, SystemTime};
 use muster_repo::catalog::{self, CatalogQuery, Sites};
 use muster_repo::snapshot::new_snapshot_id;
 use muster_repo::{
-    Chain, ChainError, ChainHead, IncarnationDocument, RepoError, Repository, SegmentSpool, SnapshotWriter,
-    SpooledSegment,
+    Chain, ChainError, ChainHead, RepoError, Repository, SegmentSpool, SnapshotWriter, SpooledSegment,
 };
 use muster_stores::capture::{CaptureError, CaptureSource, Polled, ShardState};
 use muster_types::{Boundary, Incarnation, Position, ShardName, Timestamp};
@@ -18,6 +17,8 @@ use crate::error::CaptureFailure;
 use crate::event::{CaptureEvent, Events};
 use crate::gone;
 use crate::sink;
+
+mod reconcile;
 
 /// Makes the capture side of a shard; called again after a crash of it.
 pub type SourceFactory = Arc<dyn Fn() -> Box<dyn CaptureSource> + Send + Sync>;
@@ -252,164 +253,6 @@ impl ShardCapture {
         }
     }
 
-    /// Brings shard and repository to one view: where the log goes on, or that a new incarnation must begin.
-    async fn reconcile(&mut self, state: &ShardState) -> Result<Open, CaptureFailure> {
-        let known = self
-            .repository
-            .incarnations(&self.shard)
-            .await
-            .map_err(|error| self.repository_failure(error))?;
-        let latest = known.last().map(|document| document.incarnation.clone());
-        if latest.as_ref() != Some(&state.incarnation) {
-            let reason = match (&latest, known.iter().any(|found| found.incarnation == state.incarnation)) {
-                (None, _) => "capture began".to_owned(),
-                (Some(latest), true) => {
-                    format!(
-                        "the shard is in incarnation {}, before {latest}: it was rewound",
-                        state.incarnation
-                    )
-                }
-                (Some(_), false) => "capture was installed anew".to_owned(),
-            };
-            return self.begin(&known, state, &reason).await;
-        }
-        if let Some(reason) = &state.broken {
-            return self.begin(&known, state, reason).await;
-        }
-        let from = state.head.map_or(1, |(sequence, _)| sequence);
-        let mut chain = Chain::open_from(&self.repository, &self.shard, &state.incarnation, from).await;
-        if let Ok(found) = &chain
-            && found.head().is_none()
-            && from > 1
-        {
-            chain = Chain::open(&self.repository, &self.shard, &state.incarnation).await;
-        }
-        let chain = chain.map_err(|error| self.repository_failure(error))?;
-        match (chain.head(), state.head) {
-            (None, None) => self.resume_unwritten(chain, &known, state).await,
-            (Some(head), named) => {
-                let mut reason = rewound(state, &head, named);
-                if reason.is_none() && head.gone {
-                    reason = Some("its database was noted as gone, and is there".to_owned());
-                }
-                if reason.is_none() && named != Some((head.sequence, head.digest)) {
-                    reason = self.written_over(&head).await?;
-                }
-                match reason {
-                    Some(reason) => self.begin(&known, state, &reason).await,
-                    None => self.resume(chain, head, state).await,
-                }
-            }
-            (None, Some((sequence, _))) => {
-                let reason = format!("the shard has acknowledged segment {sequence}, and the log is gone");
-                self.begin(&known, state, &reason).await
-            }
-        }
-    }
-
-    /// After a crash before its acknowledgement, the shard still has what the head was read from. A shard that was
-    /// rewound to before the head looks alike once writers have given the same positions to other changes; their times
-    /// tell.
-    async fn written_over(&mut self, head: &ChainHead) -> Result<Option<String>, CaptureFailure> {
-        let change = head.last_change.map(|last| (last.key.position, last.at));
-        let commit = head.last_commit.map(|last| (last.position, last.at));
-        let Some((position, at)) = change.max(commit) else { return Ok(None) };
-        let found = self.blocking(move |source| source.change_at(position)).await?;
-        Ok((found != Some(at)).then(|| {
-            format!(
-                "what is at position {position} is not what segment {} of the log holds: the shard was rewound and \
-                 written since",
-                head.sequence
-            )
-        }))
-    }
-
-    /// An incarnation without segments: perhaps there is a snapshot.
-    async fn resume_unwritten(
-        &mut self,
-        chain: Chain,
-        known: &[IncarnationDocument],
-        state: &ShardState,
-    ) -> Result<Open, CaptureFailure> {
-        let snapshot = self.last_snapshot(&state.incarnation).await?;
-        if snapshot.is_some_and(|boundary| boundary.position > state.last) {
-            let reason = "the shard is behind its snapshot: it was rewound";
-            return self.begin(known, state, reason).await;
-        }
-        let base = snapshot.unwrap_or(Boundary {
-            position: state.acknowledged,
-            at: stamps_begin(known.last().and_then(|document| document.after)),
-        });
-        Ok(Open { incarnation: state.incarnation.clone(), chain, base, has_snapshot: snapshot.is_some() })
-    }
-
-    async fn resume(
-        &mut self,
-        chain: Chain,
-        head: ChainHead,
-        state: &ShardState,
-    ) -> Result<Open, CaptureFailure> {
-        if state.head != Some((head.sequence, head.digest)) {
-            self.acknowledge(&head).await?;
-            (self.events)(CaptureEvent::Resumed { shard: self.shard.clone(), boundary: head.boundary });
-        }
-        // Segments are only written behind a snapshot.
-        Ok(Open { incarnation: state.incarnation.clone(), chain, base: head.boundary, has_snapshot: true })
-    }
-
-    async fn last_snapshot(&self, incarnation: &Incarnation) -> Result<Option<Boundary>, CaptureFailure> {
-        let last = last_snapshot(&self.repository, &self.shard, incarnation).await;
-        last.map_err(|error| self.repository_failure(error))
-    }
-
-    async fn begin(
-        &mut self,
-        known: &[IncarnationDocument],
-        state: &ShardState,
-        reason: &str,
-    ) -> Result<Open, CaptureFailure> {
-        let IncarnationDocument { incarnation, after, reason, .. } =
-            self.next_incarnation(known, state, reason).await?;
-        let begun = incarnation.clone();
-        self.blocking(move |source| source.begin_incarnation(&begun)).await?;
-        let chain = Chain::open(&self.repository, &self.shard, &incarnation)
-            .await
-            .map_err(|error| self.repository_failure(error))?;
-        (self.events)(CaptureEvent::IncarnationBegun {
-            shard: self.shard.clone(),
-            incarnation: incarnation.clone(),
-            reason,
-            after,
-        });
-        let base = Boundary { position: Position(0), at: stamps_begin(after) };
-        Ok(Open { incarnation, chain, base, has_snapshot: false })
-    }
-
-    /// A new incarnation, or the latest one if it holds nothing because the shard failed to begin it.
-    async fn next_incarnation(
-        &mut self,
-        known: &[IncarnationDocument],
-        state: &ShardState,
-        reason: &str,
-    ) -> Result<IncarnationDocument, CaptureFailure> {
-        let mut after = None;
-        if let Some(latest) = known.last() {
-            after = self.last_boundary(&latest.incarnation).await?;
-            if after.is_none() && latest.incarnation != state.incarnation {
-                return Ok(latest.clone());
-            }
-            // Nothing of it was recorded: what was known before it is still the last.
-            after = after.or(latest.after);
-        }
-        let begun = self.repository.begin_incarnation(&self.shard, now(), reason, after).await;
-        begun.map_err(|error| self.repository_failure(error))
-    }
-
-    async fn last_boundary(&self, incarnation: &Incarnation) -> Result<Option<Boundary>, CaptureFailure> {
-        let last = last_boundary(&self.repository, &self.shard, incarnation).await;
-        last.map_err(|error| self.repository_failure(error))
-    }
-
     async fn snapshot(&mut self, open: &Open, state: &ShardState) -> Result<Boundary, CaptureFailure> {
         let started = Instant::now();
         let folder = self.spool_folder()?;
@@ -550,39 +393,4 @@ async fn last_snapshot(
     let history = catalog.shards.get(shard).into_iter().flat_map(|shard| &shard.incarnations);
     let ours = history.filter(|history| history.incarnation == *incarnation);
     Ok(ours.flat_map(|history| &history.snapshots).map(|snapshot| snapshot.boundary).max())
-}
-
-/// Stamps go on from those of the history before.
-fn stamps_begin(after: Option<Boundary>) -> Timestamp {
-    after.map_or(Timestamp::EPOCH, |after| after.at)
-}
-
-/// Why the shard cannot be what the log's head was read from.
-fn rewound(
-    state: &ShardState,
-    head: &ChainHead,
-    named: Option<(u64, muster_types::Digest)>,
-) -> Option<String> {
-    if state.last < head.boundary.position {
-        return Some(format!(
-            "the shard is at position {}, before {} where the log ends: it was rewound",
-            state.last, head.boundary.position
-        ));
-    }
-    let is_head = named == Some((head.sequence, head.digest));
-    // A crash between a durable segment and its acknowledgement leaves the one before.
-    let before = (head.sequence > 1).then_some(head.sequence - 1).zip(head.predecessor);
-    if is_head || named == before {
-        return None;
-    }
-    Some(match named {
-        Some((sequence, _)) => format!(
-            "the shard has acknowledged segment {sequence}, which does not lead to {} where the log ends: it was rewound",
-            head.sequence
-        ),
-        None => format!(
-            "the shard has acknowledged nothing, and the log is at segment {}: it was rewound",
-            head.sequence
-        ),
-    })
 }

@@ -141,6 +141,29 @@ async fn of_two_captures_one_is_told_of_the_other() {
     world.compare().await;
 }
 
+/// Between a capture's reading of the shard and its reading of the log, another one writes: what it has of the shard is
+/// older than the log then, as if the shard had been rewound.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capture_that_begins_beside_another_takes_the_shard_for_what_it_is() {
+    for cycles in [1, 3] {
+        let world = World::new().await;
+        let (mut first, mut second) = (world.capture(), world.capture());
+        first.cycle(false, true).await.unwrap();
+        world.run("DELETE FROM comments WHERE id = 10");
+        let handle = tokio::runtime::Handle::current();
+        let rival = move || {
+            for _ in 0..cycles {
+                handle.block_on(first.cycle(false, true)).unwrap();
+            }
+        };
+        *world.crashes.behind_state.lock().unwrap() = Some(Box::new(rival));
+        second.cycle(false, true).await.unwrap();
+        let begun = |event: &CaptureEvent| matches!(event, CaptureEvent::IncarnationBegun { .. });
+        assert_eq!(world.happened(begun), 1, "a shard that goes on was taken for a rewound one");
+        world.compare().await;
+    }
+}
+
 #[tokio::test]
 async fn a_rewound_shard_begins_a_new_incarnation() {
     let world = World::new().await;

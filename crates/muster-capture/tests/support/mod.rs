@@ -60,6 +60,8 @@ pub struct Crashes {
     pub after: AtomicU32,
     pub before_begin: AtomicU32,
     pub after_begin: AtomicU32,
+    /// What happens once, right after a state was read.
+    pub behind_state: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 fn take(counter: &AtomicU32) -> Result<(), CaptureError> {
@@ -85,7 +87,10 @@ impl<S: CaptureSource> CaptureSource for Crashing<S> {
     }
 
     fn state(&mut self) -> Result<ShardState, CaptureError> {
-        self.inner.state()
+        let state = self.inner.state();
+        let happens = self.crashes.behind_state.lock().unwrap().take();
+        happens.into_iter().for_each(|happens| happens());
+        state
     }
 
     fn begin_incarnation(&mut self, incarnation: &Incarnation) -> Result<(), CaptureError> {
