@@ -2,7 +2,7 @@
 # PostgreSQL (installed where that can be done) and Go, which builds MinIO once.
 CARGO ?= cargo
 
-.PHONY: help demo demo-postgres services services-down test lint bench deny check-tools
+.PHONY: help demo demo-postgres services services-down test soak lint bench deny check-tools
 
 help:
 	@echo "make demo    the 883-site incident on the embedded default, about two minutes after the build"
@@ -10,6 +10,7 @@ help:
 	@echo "make test    formatting, lints, docs and every test"
 	@echo "make services       PostgreSQL and MinIO on loopback, their data in .services"
 	@echo "make services-down  stops them"
+	@echo "make soak    a drill every minute for MINUTES=30 on both stacks, beside writers and with a server killed"
 	@echo "make lint    formatting, lints and docs only"
 	@echo "make bench   rates as ratios to limits and to the usual ways, on SQLite, PostgreSQL and MinIO; 15 minutes"
 	@echo "make deny    licences and sources of all dependencies (installs cargo-deny if it is missing)"
@@ -51,6 +52,11 @@ test: lint
 	$(MAKE) services
 	$(CARGO) build --locked -p muster-cli
 	$(CARGO) test --workspace --locked --no-fail-fast
+
+MINUTES ?= 30
+soak: services
+	$(CARGO) build --locked -p muster-cli
+	MUSTER_SOAK_MINUTES=$(MINUTES) $(CARGO) test --locked -p muster-tests --test soak -- --nocapture
 
 bench: check-tools
 	$(CARGO) run --release --locked -p muster-benches

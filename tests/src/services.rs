@@ -65,9 +65,28 @@ impl Services {
         [("AWS_ACCESS_KEY_ID", self.minio.access_key()), ("AWS_SECRET_ACCESS_KEY", self.minio.secret_key())]
     }
 
+    pub(crate) fn postgres(&self) -> &Postgres {
+        &self.postgres
+    }
+
     /// All objects of the bucket, as files in a folder.
     pub(crate) fn download(&self, to: &Path) {
-        let credentials = to.join("credentials");
+        for (key, body) in self.read("") {
+            let path = to.join(&key);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            std::fs::write(path, body).expect("a file");
+        }
+    }
+
+    /// Contents of objects below a folder, in the order of their keys.
+    pub(crate) fn documents(&self, folder: &str) -> Vec<Vec<u8>> {
+        self.read(&format!("{folder}/")).into_iter().map(|(_, body)| body).collect()
+    }
+
+    /// Objects with this prefix; those that go meanwhile are left out.
+    fn read(&self, prefix: &str) -> Vec<(String, Vec<u8>)> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let credentials = folder.path().join("credentials");
         let keys = format!(
             "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n",
             self.minio.access_key(),
@@ -86,13 +105,15 @@ impl Services {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         runtime.block_on(async {
             let objects = S3Objects::connect(&config).await.expect("MinIO answers");
-            for entry in objects.list("", None).await.expect("a listing") {
-                let body = objects.get(&entry.key).await.expect("an answer").expect("an object");
-                let path = to.join(&entry.key);
-                std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
-                std::fs::write(path, body).expect("a file");
+            let mut found = Vec::new();
+            for entry in objects.list(prefix, None).await.expect("a listing") {
+                if let Some(body) = objects.get(&entry.key).await.expect("an answer") {
+                    found.push((entry.key, body.to_vec()));
+                }
             }
-        });
+            found.sort();
+            found
+        })
     }
 
     /// An immediate stop, and a start: all that was committed is there, and unlogged tables are empty.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use muster_demo::{Fleet, FleetConfig, RepositoryPlace, Shard, TopologyOptions};
-use muster_services::Minio;
+use muster_services::{Minio, Postgres};
 use tempfile::TempDir;
 
 use crate::command::Ran;
@@ -234,6 +234,19 @@ impl World {
     /// Number of objects under a prefix of the repository.
     pub fn objects(&self, prefix: &str) -> Vec<PathBuf> {
         files(&self.repository().join(prefix))
+    }
+
+    /// Contents of the repository's objects below a prefix that ends at a folder, in the order of their keys.
+    pub fn documents(&self, prefix: &str) -> Vec<Vec<u8>> {
+        match &self.services {
+            Some(services) => services.documents(prefix),
+            None => self.objects(prefix).iter().filter_map(|file| std::fs::read(file).ok()).collect(),
+        }
+    }
+
+    /// The PostgreSQL of a world on services.
+    pub fn postgres(&self) -> &Postgres {
+        self.services.as_ref().expect("a world on services").postgres()
     }
 }
 

@@ -17,9 +17,6 @@ use muster_types::{ShardName, Timestamp};
 
 use crate::index::{CatalogIndex, ShardIndex};
 
-/// Microseconds of a day.
-const DAY_MICROS: i64 = 86_400_000_000;
-
 /// Why something is kept.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
@@ -105,7 +102,7 @@ pub fn needs(catalog: &Catalog, retention: &Retention, holds: &[Hold], now: Time
         let mut needed = vec![Needed::default(); shard.incarnations.len()];
         let since = retention.every_moment_since(now);
         keep(&mut needed, shard, Some(since), None, &Reason::EveryMoment);
-        daily(&mut needed, shard, retention.daily_since(now));
+        daily(&mut needed, shard, retention, now);
         for hold in holds.iter().filter(|hold| concerns(catalog, name, hold)) {
             keep(&mut needed, shard, hold.from, hold.to, &Reason::Hold(hold.name.clone()));
         }
@@ -141,21 +138,18 @@ fn keep(
     }
 }
 
-/// The day of a time, UTC.
-fn day(at: Timestamp) -> i64 {
-    at.as_micros().div_euclid(DAY_MICROS)
-}
-
 /// Keeps the first snapshot of each day.
-fn daily(needed: &mut [Needed], shard: &ShardIndex<'_>, since: Timestamp) {
+fn daily(needed: &mut [Needed], shard: &ShardIndex<'_>, retention: &Retention, now: Timestamp) {
+    let since = retention.day(retention.daily_since(now));
     let mut days = BTreeSet::new();
     for (number, incarnation) in shard.incarnations.iter().enumerate() {
         let mut snapshots: Vec<_> = incarnation.history.snapshots.iter().enumerate().collect();
         snapshots.sort_by_key(|(_, snapshot)| snapshot.boundary.at);
         for (snapshot, info) in snapshots {
-            let first = days.insert(day(info.boundary.at));
+            let day = retention.day(info.boundary.at);
+            let first = days.insert(day);
             // By days: else the second snapshot of a day would be its first once that has gone.
-            if first && day(info.boundary.at) >= day(since) {
+            if first && day >= since {
                 needed[number].snapshots.entry(snapshot).or_default().insert(Reason::Daily);
             }
         }

@@ -5,8 +5,10 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{Incarnation, PlanId, ShardName, SiteId};
 use crate::time::Timestamp;
 
-/// Microseconds of an hour.
-const HOUR_MICROS: i64 = 3_600_000_000;
+/// Microseconds of a second.
+const SECOND_MICROS: i64 = 1_000_000;
+/// Hours of a day, whatever its length.
+const DAY_HOURS: u64 = 24;
 
 /// Any moment of the last days, then a snapshot a day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,27 +20,41 @@ pub struct Retention {
     /// Objects are removed so many hours after they were condemned, at the earliest: longer than anyone works with a
     /// catalog, a snapshot or a compaction under way.
     pub grace_hours: u64,
+    /// What counts as a day; hours are a twenty-fourth of it. Shorter ones let months of upkeep be rehearsed in minutes.
+    pub day_seconds: u64,
 }
 
 impl Retention {
+    /// The length of a real day.
+    pub const DAY_SECONDS: u64 = 86_400;
+
     /// The first moment of which every later one is promised.
     pub fn every_moment_since(&self, now: Timestamp) -> Timestamp {
-        back(now, self.every_moment_days.saturating_mul(24))
+        self.back(now, self.every_moment_days.saturating_mul(DAY_HOURS))
     }
 
     /// Daily snapshots from here on are promised.
     pub fn daily_since(&self, now: Timestamp) -> Timestamp {
-        back(now, self.daily_days.saturating_mul(24))
+        self.back(now, self.daily_days.saturating_mul(DAY_HOURS))
     }
 
     /// What was condemned by then may be removed.
     pub fn condemned_by(&self, now: Timestamp) -> Timestamp {
-        back(now, self.grace_hours)
+        self.back(now, self.grace_hours)
+    }
+
+    /// The number of the day (UTC) that a time lies in.
+    pub fn day(&self, at: Timestamp) -> i64 {
+        at.as_micros().div_euclid(micros(self.day_seconds).max(SECOND_MICROS))
+    }
+
+    fn back(&self, now: Timestamp, hours: u64) -> Timestamp {
+        now.plus_micros(micros(hours.saturating_mul(self.day_seconds) / DAY_HOURS).saturating_neg())
     }
 }
 
-fn back(now: Timestamp, hours: u64) -> Timestamp {
-    now.plus_micros(i64::try_from(hours).unwrap_or(i64::MAX).saturating_mul(HOUR_MICROS).saturating_neg())
+fn micros(seconds: u64) -> i64 {
+    i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(SECOND_MICROS)
 }
 
 /// An operator's word that something stays, whatever the retention says.

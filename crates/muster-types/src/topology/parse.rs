@@ -36,6 +36,8 @@ const WAL_BYTES_MAX: u64 = 64 << 30;
 const GRACE_HOURS: u64 = 72;
 /// A capture that slept for an hour looks whether its slot was removed: slots must stay for longer.
 const GRACE_HOURS_MIN: u64 = 2;
+/// Shorter days hold too few polls to promise anything.
+const DAY_SECONDS_MIN: u64 = 60;
 /// Enough to hide the latency of one S3 request behind the others.
 const S3_REQUESTS: u64 = 16;
 /// Fits the smallest machine that a responder is likely to have.
@@ -397,6 +399,7 @@ fn retention(findings: &mut Findings<'_>, root: &mut Section<'_>) -> Option<Rete
     let every_moment_days = section.required_positive(findings, "every_moment_days", hint);
     let daily = section.positive(findings, "daily_days");
     let grace = section.positive(findings, "grace_hours");
+    let day = section.positive(findings, "day_seconds");
     if let (Some(days), Some(daily)) = (every_moment_days, &daily)
         && daily.value < days
     {
@@ -411,12 +414,21 @@ fn retention(findings: &mut Findings<'_>, root: &mut Section<'_>) -> Option<Rete
             format!("write {GRACE_HOURS_MIN} or more: plans under way need their objects"),
         );
     }
+    if let Some(day) =
+        day.as_ref().filter(|day| !(DAY_SECONDS_MIN..=Retention::DAY_SECONDS).contains(&day.value))
+    {
+        let what = format!("`day_seconds` is {}", day.value);
+        let hint =
+            format!("leave it out; rehearsals on fleets of no worth may write {DAY_SECONDS_MIN} or more");
+        findings.add(day.at, what, hint);
+    }
     section.close(findings);
     let every_moment_days = every_moment_days?;
     Some(Retention {
         every_moment_days,
         daily_days: daily.map_or(every_moment_days, |daily| daily.value),
         grace_hours: grace.map_or(GRACE_HOURS, |grace| grace.value),
+        day_seconds: day.map_or(Retention::DAY_SECONDS, |day| day.value),
     })
 }
 

@@ -21,7 +21,8 @@ use crate::compaction::crashing;
 use crate::seeds;
 use crate::world::{SITES, World};
 
-const POLICY: Retention = Retention { every_moment_days: 2, daily_days: 6, grace_hours: 12 };
+const POLICY: Retention =
+    Retention { every_moment_days: 2, daily_days: 6, grace_hours: 12, day_seconds: Retention::DAY_SECONDS };
 const HOUR: i64 = 3_600_000_000;
 const DAY: i64 = 24 * HOUR;
 
