@@ -12,7 +12,8 @@
 //! about a store of three. The losses of all stores stand on one timeline; the fall ends with the last loss that left
 //! the site with the fewest rows, and from there an earlier loss is part of it if one of these holds:
 //!
-//! - it is 0.2 s or less before: one action, cut by a poll or spread over stores;
+//! - it is 0.2 s or less before: one action, cut by a poll or spread over stores; so is a deletion whose poll gave the store
+//!   as many rows;
 //! - it is at most [`DetectOptions::burst_gap_seconds`] before, and alike: a quarter of the action that follows, a
 //!   twentieth of all (and several rows, that is four), or it emptied its store;
 //! - it is at most two minutes before and emptied a store of several rows, or took half of one's rows, twenty at

@@ -139,6 +139,25 @@ fn a_store_that_came_and_fell_with_its_site_in_one_poll_is_part_of_the_loss() {
     assert!(planned.contains(&"licence".to_owned()), "{planned:?}");
 }
 
+/// The script's first deletion stands in one poll with an ordinary insertion into the same store: its poll nets out.
+#[test]
+fn a_first_deletion_that_an_insertion_hides_begins_the_fall() {
+    for first_in_site in [true, false] {
+        let mut script = two_sites();
+        let reached = script.poll(9.0);
+        if !first_in_site {
+            script.change("a", "licences", 10.38, -10);
+        }
+        script.change("a", "issues", 10.3, 1).change("a", "issues", 10.4, -1);
+        script.poll(10.45);
+        delete_site(&mut script, "a", 10.5);
+        script.poll(12.0);
+        let detection = found(&[&script], 5.0, 60.0);
+        let store = store(&detection, "product:jira-software").unwrap();
+        assert_eq!((store.first_loss_at, store.reached), (at(10.4), Some(reached)), "{detection:?}");
+    }
+}
+
 #[test]
 fn a_store_that_came_in_an_earlier_poll_is_part_of_the_loss() {
     let mut script = Script::new("shard-0");

@@ -396,6 +396,11 @@ fn rows_behind(segment: u32, frame: &LogFrame, event: &TableEvent) -> i64 {
 }
 
 impl Step {
+    /// Rows that others than Muster took, whatever came beside them.
+    pub(super) fn took(&self) -> i64 {
+        self.net_loss + self.gained
+    }
+
     /// Of a step that left its store without a row and had it so before: what came, and then what went, which the net
     /// hides. Between the two lie commits that can be restored.
     fn apart(self) -> Vec<Self> {
@@ -405,7 +410,7 @@ impl Step {
         let (rows, directory) = (self.gained, self.directory_loss);
         let came =
             Self { segment: self.segment, net_loss: -rows, marked_gain: self.marked_gain, ..Self::default() };
-        let went = Self { net_loss: rows, directory_loss: directory, marked_gain: 0, ..self };
+        let went = Self { net_loss: rows, directory_loss: directory, gained: 0, marked_gain: 0, ..self };
         vec![came, went]
     }
 

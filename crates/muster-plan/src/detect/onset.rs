@@ -97,7 +97,7 @@ fn first_with_site(
 ) -> Option<usize> {
     let steps = &store.steps;
     let inside = |step: usize| {
-        steps[step].net_loss > 0 && (site.holds(number, step) || site.reaches(number, &steps[step]))
+        steps[step].took() > 0 && (site.holds(number, step) || site.reaches(number, &steps[step]))
     };
     let mut first = Some(last).filter(|last| inside(*last))?;
     let most = levels[..=last].iter().copied().max().unwrap_or(0);

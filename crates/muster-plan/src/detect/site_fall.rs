@@ -24,8 +24,10 @@ struct Event {
     uncertainty_micros: u64,
     /// Rows gained, Muster's own included.
     change: i64,
-    /// Rows that others than Muster took.
+    /// Rows that others than Muster took, less what came.
     loss: i64,
+    /// The same, whatever came.
+    took: i64,
     /// It left a store of several rows without one, or took half of one's rows, and many.
     drastic: bool,
     /// It left the store without a row.
@@ -36,7 +38,7 @@ struct Event {
 impl Event {
     /// Its deletions follow each other closely.
     fn dense(&self) -> bool {
-        self.end.seconds_since(self.start) <= CONTINUOUS_SECONDS * self.loss as f64
+        self.end.seconds_since(self.start) <= CONTINUOUS_SECONDS * self.took as f64
     }
 }
 
@@ -55,7 +57,10 @@ impl<'a> SiteFall<'a> {
         let events = timeline(account);
         let mut walk = Walk::new(&events, account.rows_before(), account.directory_lost())?;
         for number in (0..walk.first).rev() {
-            if events[number].loss > 0 && walk.belongs(number, options) {
+            let event = &events[number];
+            // What came beside a deletion may hide that it was the first of the fall.
+            let hidden = event.loss <= 0 && event.took > 0 && walk.continues(event);
+            if hidden || (event.loss > 0 && walk.belongs(number, options)) {
                 walk.add(number);
             }
         }
@@ -110,6 +115,7 @@ fn timeline(account: &SiteAccount<'_>) -> Vec<Event> {
                 uncertainty_micros: uncertainty_micros(store, step),
                 change: step.marked_gain - loss,
                 loss,
+                took: step.took(),
                 drastic: (loss >= SEVERAL_ROWS && loss >= held) || (loss >= MANY_ROWS && loss * 2 >= held),
                 empties: loss > 0 && loss >= held,
                 directory: step.directory_loss > 0,
@@ -134,6 +140,7 @@ fn succession(account: &SiteAccount<'_>, number: usize) -> Option<Event> {
         uncertainty_micros: 0,
         change: store.rows_before as i64 - held as i64,
         loss: 0,
+        took: 0,
         drastic: false,
         empties: false,
         directory: false,
@@ -211,14 +218,14 @@ impl<'e> Walk<'e> {
 
     fn add(&mut self, number: usize) {
         let event = &self.events[number];
-        let continues = self.continues(event);
-        self.action = if continues { self.action + event.loss } else { event.loss };
+        let (continues, loss) = (self.continues(event), event.loss.max(0));
+        self.action = if continues { self.action + loss } else { loss };
         // Ordinary deletions that stand in one poll with the first of the script's do not lead on to earlier ones.
         if !continues || event.dense() {
             self.edge = self.edge.min(event.start);
         }
         self.members.push(number);
         self.first = number;
-        self.explained += event.loss;
+        self.explained += loss;
     }
 }
