@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use muster_demo::{REGIONS, WriterConfig};
 use muster_services::Postgres;
-use muster_tests::{ServeProcess, Size, World, seed};
+use muster_tests::{ServeProcess, Size, World, seed, until};
 use muster_types::Timestamp;
 use muster_types::drill::{DrillRecord, Verdict};
 use muster_types::jobs::{JobDecision, JobOutcome, JobRecord, Missed};
@@ -24,6 +24,9 @@ use serde_json::Value;
 
 const SIZE: Size = Size { sites: 40, rows_per_site: 60 };
 const WRITERS: WriterConfig = WriterConfig { transactions_per_second: 25, threads: 2 };
+
+/// The newest moments are left to capture.
+const SETTLE: Duration = Duration::from_secs(2);
 
 /// The share by which the last third of a long run may use more than the second.
 const GROWTH_MAX: f64 = 1.15;
@@ -44,7 +47,7 @@ impl Length {
                 let minutes: usize = minutes.parse().expect("MUSTER_SOAK_MINUTES is a number of minutes");
                 Self { drills: minutes, every: Duration::from_secs(60), long: minutes >= 20 }
             }
-            Err(_) => Self { drills: 5, every: Duration::from_secs(10), long: false },
+            Err(_) => Self { drills: 4, every: Duration::from_secs(10), long: false },
         }
     }
 
@@ -54,7 +57,7 @@ impl Length {
 
     /// A drill may wait for the lease of a killed server, and a busy machine.
     fn time_limit(&self) -> Duration {
-        self.every * u32::try_from(self.drills).unwrap() + Duration::from_secs(240)
+        self.every * u32::try_from(self.drills).unwrap() + Duration::from_secs(400)
     }
 }
 
@@ -150,11 +153,17 @@ fn prepare(world: &World, length: &Length, sandbox: impl Fn(&str) -> String) {
     std::fs::write(world.path("muster.toml"), topology.replace("LISTEN", "127.0.0.1:1")).unwrap();
     std::fs::write(
         world.path("drill.toml"),
-        "format = 1\nname = \"sample\"\nclass = \"many-sites\"\nsites = 3\nwindow_seconds = 240\nsettle_seconds = 2\n",
+        format!(
+            "format = 1\nname = \"sample\"\nclass = \"many-sites\"\nsites = 3\nwindow_seconds = 240\nsettle_seconds = {}\n",
+            SETTLE.as_secs()
+        ),
     )
     .unwrap();
     world.muster(&["capture", "init"]).ok();
     world.capture_once();
+    let captured = Instant::now();
+    // The first drill may be due at once: a moment must be there that has settled.
+    until("the first recovery points have settled", || captured.elapsed() > SETTLE + Duration::from_secs(1));
     std::fs::write(world.path("muster.toml"), topology).unwrap();
 }
 
