@@ -51,9 +51,13 @@ impl Incident {
 
     /// The independent judgement of a run.
     pub fn judge(&self, world: &World, run: &str) -> Verdict {
-        let report = report(world, run);
+        self.judge_all(world, &[run])
+    }
+
+    /// As [`Self::judge`], of several runs that restored a part each.
+    fn judge_all(&self, world: &World, runs: &[&str]) -> Verdict {
         let mut reached = Reached::new();
-        for site in &report.sites {
+        for site in runs.iter().flat_map(|run| report(world, run).sites) {
             for store in &site.stores {
                 reached.insert(
                     (site.site.as_str().to_owned(), store.kind.to_string()),
@@ -69,7 +73,13 @@ impl Incident {
     /// Fails on any difference between the fleet and the truth.
     #[track_caller]
     pub fn is_undone(&self, world: &World, run: &str) {
-        let verdict = self.judge(world, run);
+        self.are_undone(world, &[run]);
+    }
+
+    /// As [`Self::is_undone`], by several runs together.
+    #[track_caller]
+    pub fn are_undone(&self, world: &World, runs: &[&str]) {
+        let verdict = self.judge_all(world, runs);
         assert!(verdict.holds(), "seed {}:\n{verdict}", world.seed);
         assert_eq!(verdict.victims, self.log.sites.len());
     }

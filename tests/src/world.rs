@@ -136,7 +136,14 @@ impl World {
     /// A `muster` command that is not started yet.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(super::muster());
-        command.args(args).current_dir(&self.dir).stdin(Stdio::null());
+        command.args(args);
+        self.prepare(&mut command);
+        command
+    }
+
+    /// Folder and environment of a command in this world.
+    pub(crate) fn prepare(&self, command: &mut Command) {
+        command.current_dir(&self.dir).stdin(Stdio::null());
         command.env("MUSTER_TOPOLOGY", "muster.toml").env_remove("MUSTER_LOG");
         for name in
             ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_CA_BUNDLE"]
@@ -147,7 +154,6 @@ impl World {
             command.envs(services.credentials());
         }
         command.envs(self.variables.iter().cloned());
-        command
     }
 
     /// Runs a command to its end.

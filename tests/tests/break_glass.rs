@@ -10,18 +10,12 @@ use std::time::Duration;
 use muster_demo::{Kind, Owner, REGIONS, Role, Shard, Table, WriterConfig, tables};
 use muster_services::Postgres;
 use muster_tests::{
-    Incident, Size, World, connect, copy_shard, now, query, query_text, rows_of_site, seed, until,
+    Incident, Page, Size, World, connect, copy_shard, now, query, query_text, rows_of_site, seed, until,
 };
 use postgres::SimpleQueryMessage;
 
-const PAGE: &str = include_str!("../../docs/break-glass.md");
+const PAGE: Page = Page(include_str!("../../docs/break-glass.md"));
 const SIZE: Size = Size { sites: 12, rows_per_site: 150 };
-
-/// The contents of all fenced blocks of one language, in order.
-fn blocks(language: &str) -> Vec<&'static str> {
-    let fence = format!("```{language}\n");
-    PAGE.split(fence.as_str()).skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
-}
 
 /// A shard as it was at a recovery point.
 struct Truth {
@@ -48,11 +42,11 @@ fn by_hand(world: &World, site: usize, kind: Kind, truth: &Truth) -> PathBuf {
     let site = &world.fleet.sites[site];
     let out = world.path(&format!("by-hand-{}-{}-{}", site.id, kind.name(), truth.moment));
     std::fs::create_dir(&out).unwrap();
-    let [python] = blocks("python")[..] else { panic!("the page has one python block") };
+    let [python] = PAGE.blocks("python")[..] else { panic!("the page has one python block") };
     std::fs::write(out.join("restore_store.py"), python).unwrap();
     let table = tables(kind.role()).iter().find(owned).unwrap();
     let output = Command::new("bash")
-        .args(["-eu", "-c", &blocks("sh").join("\n")])
+        .args(["-eu", "-c", &PAGE.blocks("sh").join("\n")])
         .env("REPOSITORY", world.repository())
         .env("SHARD", shard_of(world, kind, site.region))
         .env("SITE", format!("site:{}", site.id))
@@ -260,8 +254,8 @@ fn the_page_restores_stores_of_postgresql() {
         let target = server.url(&server.create_database("by_hand").unwrap());
         let out = world.path(&format!("by-hand-{}", kind.name()));
         std::fs::create_dir(&out).unwrap();
-        std::fs::write(out.join("restore_store.py"), blocks("python")[0]).unwrap();
-        let script = [&blocks("sh")[..2], &blocks("sh-postgres")[..]].concat().join("\n");
+        std::fs::write(out.join("restore_store.py"), PAGE.blocks("python")[0]).unwrap();
+        let script = [&PAGE.blocks("sh")[..2], &PAGE.blocks("sh-postgres")[..]].concat().join("\n");
         let path = format!("{}:{}", server.bin("").display(), std::env::var("PATH").unwrap());
         let output = Command::new("bash")
             .args(["-eu", "-c", &script])

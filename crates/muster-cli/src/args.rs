@@ -32,7 +32,7 @@ pub(crate) enum Command {
     /// Find the sites that lost their data in a window, and write an incident file.
     Detect(commands::detect::DetectArgs),
     /// Decide everything about a restore and write it down as a plan.
-    Plan(commands::plan::PlanArgs),
+    Plan(Box<commands::plan::PlanArgs>),
     /// Execute a plan.
     Apply(commands::apply::ApplyArgs),
     /// Hold a list of ids that is about to be deleted against what is live, before it is.

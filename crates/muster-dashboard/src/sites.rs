@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use maud::{Markup, html};
 use muster_types::SiteId;
-use muster_types::report::{Report, SiteReport, StoreReport};
+use muster_types::report::{KindCheckReport, ReferencesReport, Report, SiteReport, StoreReport};
 
 use crate::figures::{self, Clock};
 
@@ -110,9 +110,51 @@ fn details(site: &SiteReport, clock: &Clock) -> Markup {
                 " · recovery time target " (figures::target(site.rto_target_seconds))
                 " · loss target " (figures::target(site.rpo_target_seconds))
                 " · check " (figures::step(site.check.as_ref()))
+                @if let Some(references) = &site.references {
+                    " · references " (figures::step(references.times.as_ref()))
+                }
                 " · hand-back " (figures::step(site.handback.as_ref()))
             }
+            @if let Some(references) = &site.references { (counts(references)) }
+            @if !site.kind_checks.is_empty() { (kind_checks(&site.kind_checks)) }
             @if !site.stores.is_empty() { (stores(site, clock)) }
+        }
+    }
+}
+
+/// What references across stores lead to.
+fn counts(references: &ReferencesReport) -> Markup {
+    html! {
+        @for count in &references.counts {
+            p.small {
+                code { (count.reference) } ": "
+                @if let Some(why) = &count.unchecked {
+                    span.bad { "not counted: " (why) }
+                } @else {
+                    (figures::plural(count.rows, "row"))
+                    @if count.orphans_before > 0 {
+                        ", of which " (figures::count(count.orphans_before)) " led nowhere before, too"
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The operator's checks.
+fn kind_checks(checks: &[KindCheckReport]) -> Markup {
+    html! {
+        @for check in checks {
+            p.small {
+                "check " code { (check.check) } " of " (check.kind) " "
+                @match check.passed {
+                    Some(true) => { "passed" }
+                    Some(false) => { span.bad { "✗ failed" } }
+                    None => { span.dim { "not run" } }
+                }
+                " " (figures::step(check.times.as_ref()))
+                @if !check.output.is_empty() { ": " (check.output) }
+            }
         }
     }
 }

@@ -56,6 +56,17 @@ impl Fleet {
             let after: Vec<String> = kind.after().into_iter().map(|kind| quoted(kind.name())).collect();
             // Writing to a String cannot fail.
             let _ = write!(text, "\n[kinds.{}]\nafter = [{}]\n", quoted(kind.name()), after.join(", "));
+            if let Some((name, sql)) = check(kind) {
+                let section = quoted(kind.name());
+                let (name, sql) = (quoted(name), quoted(sql));
+                let _ = write!(
+                    text,
+                    "\n[[kinds.{section}.checks]]\nname = {name}\nsql = {sql}\nexpect_no_rows = true\n"
+                );
+            }
+        }
+        for (from, to) in REFERENCES {
+            let _ = write!(text, "\n[[references]]\nfrom = {}\nto = {}\n", quoted(from), quoted(to));
         }
         for shard in &self.shards {
             let kinds: Vec<String> = shard.role.kinds().map(|kind| quoted(kind.name())).collect();
@@ -87,6 +98,43 @@ impl Fleet {
         }
         text
     }
+}
+
+/// Columns that hold keys of rows in other stores: every store names its site.
+const REFERENCES: [(&str, &str); 5] = [
+    ("identity.user_account.site_id", "metadata.site.site_id"),
+    ("licence.licence.site_id", "metadata.site.site_id"),
+    ("product:jira-software.jsw_project.tenant", "metadata.site.site_id"),
+    ("product:confluence.wiki_space.cloud_id", "metadata.site.site_id"),
+    ("product:opsgenie.ops_team.site", "metadata.site.site_id"),
+];
+
+/// What each product's rows must not show, in the words of both drivers.
+fn check(kind: Kind) -> Option<(&'static str, &'static str)> {
+    Some(match kind {
+        Kind::JiraSoftware => (
+            "issues-have-types",
+            "SELECT i.issue_id FROM jsw_project p JOIN jsw_issue i ON i.project_id = p.project_id \
+             LEFT JOIN jsw_issue_type t ON t.type_id = i.type_id WHERE p.tenant = $1 AND t.type_id IS NULL",
+        ),
+        Kind::ServiceManagement => {
+            ("queues-have-names", "SELECT queue_id FROM jsm_queue WHERE tenant = $1 AND name = ''")
+        }
+        Kind::Confluence => (
+            "pages-have-parents",
+            "SELECT p.page_id FROM wiki_space s JOIN wiki_page p ON p.space_id = s.space_id \
+             LEFT JOIN wiki_page a ON a.page_id = p.above \
+             WHERE s.cloud_id = $1 AND p.above IS NOT NULL AND a.page_id IS NULL",
+        ),
+        Kind::Opsgenie => ("teams-have-names", "SELECT team_id FROM ops_team WHERE site = $1 AND name = ''"),
+        Kind::Statuspage => (
+            "incidents-have-components",
+            "SELECT i.incident_id FROM status_incident i \
+             LEFT JOIN status_component c ON c.component_id = i.component_id \
+             WHERE i.site = $1 AND i.component_id IS NOT NULL AND c.component_id IS NULL",
+        ),
+        _ => return None,
+    })
 }
 
 /// A publish into a SQLite file holds up all its writers; in PostgreSQL hardly any, and a busy machine may take its time.

@@ -10,7 +10,9 @@
 pub mod one_by_one;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use muster_rows::{Change, Row};
@@ -20,6 +22,7 @@ use muster_types::segment::Mark;
 use muster_types::snapshot::Beside;
 use muster_types::table::CapturedTable;
 use muster_types::{Epoch, Position, RunId, SiteId, StoreId};
+use serde::Serialize;
 use tokio::sync::mpsc;
 
 /// What the caller should do about an error.
@@ -187,6 +190,41 @@ pub struct PublishRecord {
     pub published: Published,
 }
 
+/// A statement that only reads, asked for one site.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadQuery {
+    /// The statement; `$1` in it is the bare id of `site`.
+    pub sql: String,
+    /// The site.
+    pub site: SiteId,
+    /// It is stopped after so long.
+    pub limit: Duration,
+    /// Rows that are wanted at most.
+    pub rows_max: usize,
+}
+
+/// Where a shard is, for programs that look at it themselves; without anything secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "driver", rename_all = "snake_case")]
+pub enum ShardAddress {
+    /// A SQLite file.
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A PostgreSQL database.
+    Postgres {
+        /// A host name, an address, or the folder of a socket.
+        host: String,
+        /// The port.
+        port: u16,
+        /// The database.
+        database: String,
+        /// The role that Muster uses.
+        user: String,
+    },
+}
+
 /// A change in the shard's own log, not yet taken away by capture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoggedChange {
@@ -236,6 +274,21 @@ pub trait StoreDriver: Send + Sync {
     /// Streams the live rows of a store in the columns of `store`'s tables, one consistent state; a column that is gone
     /// is NULL. Batches refer to the tables of `store` by index. Reads only.
     async fn live_rows(&self, store: &StoreProbe, rows: mpsc::Sender<RowBatch>) -> Result<(), DriverError>;
+
+    /// What the live tables lack of the tables of `store`: each in words. Reads only.
+    async fn lacks(&self, _store: &StoreProbe) -> Result<Vec<String>, DriverError> {
+        Err(no_queries())
+    }
+
+    /// The first rows of a statement, each field as text, none where it is NULL. In a transaction that cannot write.
+    async fn query(&self, _query: &ReadQuery) -> Result<Vec<Vec<Option<String>>>, DriverError> {
+        Err(no_queries())
+    }
+
+    /// Where the shard is.
+    fn address(&self) -> Result<ShardAddress, DriverError> {
+        Err(no_queries())
+    }
 
     /// Raises the shard's epoch row of the run to `epoch`, which waits for open publish transactions and fences lower
     /// epochs, and returns what the run has published here so far. Fails as [`ErrorClass::Fenced`] when a higher epoch
@@ -324,6 +377,14 @@ pub trait StoreDriver: Send + Sync {
 
     /// Releases claims of these stores and removes their staging. Repeatable.
     async fn release(&self, run: &RunId, stores: &[StoreId]) -> Result<(), DriverError>;
+}
+
+fn no_queries() -> DriverError {
+    DriverError::new(
+        ErrorClass::Permanent,
+        "the driver of this shard answers no questions about what lives in it",
+        "take checks of its kinds, and references to them, out of the topology and plan again",
+    )
 }
 
 fn no_provision() -> DriverError {

@@ -6,9 +6,10 @@ use muster_types::format::FORMAT;
 use muster_types::journal::{AppliedMigration, Outcome, Record};
 use muster_types::plan::{Note, Plan, Restoration, Severity, SitePlan, StepKey, StorePlan};
 use muster_types::report::{
-    Distribution, Failure, ProofReport, Report, ShardProof, SiteReport, StepTimes, StoreReport, Totals,
+    Distribution, Failure, KindCheckReport, ProofReport, ReferencesReport, Report, ShardProof, SiteReport,
+    StepTimes, StoreReport, Totals,
 };
-use muster_types::{RunId, SiteId, StoreId, Timestamp};
+use muster_types::{Kind, RunId, SiteId, StoreId, Timestamp};
 
 use crate::journal::{IllegalTransition, RunState, StepPhase, StepState};
 use crate::status::run_status;
@@ -51,7 +52,13 @@ pub fn of_state(run: &RunId, plan: &Plan, state: &RunState) -> Report {
         rto_outage: over(|site| site.rto_outage_seconds, |site| site.rto_target_seconds),
         rpo: over(|site| site.rpo_seconds, |site| site.rpo_target_seconds),
         proof: proof(plan, state),
-        notes: plan.notes.iter().cloned().chain(migrations(plan, state)).collect(),
+        notes: plan
+            .notes
+            .iter()
+            .cloned()
+            .chain(migrations(plan, state))
+            .chain(sites.iter().flat_map(uncounted))
+            .collect(),
         sites,
     }
 }
@@ -123,11 +130,62 @@ fn site_report(plan: &Plan, state: &RunState, site: &SitePlan) -> SiteReport {
         rto_target_seconds: site.rto_seconds,
         rpo_seconds: data.map(|(store, _)| store.rpo_seconds).max_by(f64::total_cmp),
         rpo_target_seconds: site.rpo_seconds,
-        failure: failure(state, site),
+        failure: failure(plan, state, site),
         check: times(state, StepKey::Check(site.site.clone())),
+        references: references(state, site),
+        kind_checks: kind_checks(plan, state, site),
         handback: times(state, StepKey::Handback(site.site.clone())),
         stores,
     }
+}
+
+fn references(state: &RunState, site: &SitePlan) -> Option<ReferencesReport> {
+    let key = StepKey::References(site.site.clone());
+    let step = state.step(&key)?;
+    let counts = match &step.outcome {
+        Some(Outcome::ReferencesCounted { counts }) => counts.clone(),
+        _ => Vec::new(),
+    };
+    let error = step.error.clone().filter(|_| step.phase == StepPhase::Failed);
+    Some(ReferencesReport { counts, error, times: times(state, key) })
+}
+
+fn kind_checks(plan: &Plan, state: &RunState, site: &SitePlan) -> Vec<KindCheckReport> {
+    let of_store = |store: &StorePlan| {
+        let id = StoreId { site: site.site.clone(), kind: store.kind.clone() };
+        let checks = plan.kind_checks.get(&store.kind).into_iter().flatten();
+        checks
+            .filter_map(|check| {
+                let key = StepKey::KindCheck { store: id.clone(), check: check.name.clone() };
+                let step = state.step(&key)?;
+                let (passed, output) = match (step.phase, &step.outcome, &step.error) {
+                    (StepPhase::Succeeded, Some(Outcome::KindChecked { output }), _) => {
+                        (Some(true), output.clone())
+                    }
+                    (StepPhase::Failed, _, Some(error)) => (Some(false), error.clone()),
+                    _ => (None, String::new()),
+                };
+                let (kind, check) = (store.kind.clone(), check.name.clone());
+                Some(KindCheckReport { kind, check, passed, output, times: times(state, key) })
+            })
+            .collect::<Vec<_>>()
+    };
+    site.stores.iter().flat_map(of_store).collect()
+}
+
+/// References that were met and could not be counted.
+fn uncounted(site: &SiteReport) -> impl Iterator<Item = Note> + '_ {
+    let counts = site.references.iter().flat_map(|references| &references.counts);
+    counts.filter_map(|count| {
+        let why = count.unchecked.as_ref()?;
+        Some(Note {
+            severity: Severity::Warning,
+            code: "reference-unchecked".to_owned(),
+            subject: site.site.to_string(),
+            text: format!("rows that refer by {} are not counted: {why}", count.reference),
+            hint: "look at such rows by hand, and correct [[references]]".to_owned(),
+        })
+    })
 }
 
 fn has_data(store: &StorePlan) -> bool {
@@ -135,14 +193,21 @@ fn has_data(store: &StorePlan) -> bool {
 }
 
 /// The failure that keeps a site from being back: of its own steps, or the one that blocks them.
-fn failure(state: &RunState, site: &SitePlan) -> Option<Failure> {
+fn failure(plan: &Plan, state: &RunState, site: &SitePlan) -> Option<Failure> {
     let stores =
         site.stores.iter().map(|store| StoreId { site: site.site.clone(), kind: store.kind.clone() });
     let of_store = |store: StoreId| {
         [StepKey::Stage(store.clone()), StepKey::Verify(store.clone()), StepKey::Publish(store)]
     };
-    let own = [StepKey::Check(site.site.clone()), StepKey::Handback(site.site.clone())];
-    let steps: Vec<StepKey> = stores.flat_map(of_store).chain(own).collect();
+    let own = [StepKey::Check(site.site.clone()), StepKey::References(site.site.clone())];
+    let store = |kind: &Kind| StoreId { site: site.site.clone(), kind: kind.clone() };
+    let kind_checks = site.stores.iter().flat_map(|planned| {
+        let checks = plan.kind_checks.get(&planned.kind).into_iter().flatten();
+        checks.map(|check| StepKey::KindCheck { store: store(&planned.kind), check: check.name.clone() })
+    });
+    let handback = [StepKey::Handback(site.site.clone())];
+    let steps: Vec<StepKey> =
+        stores.flat_map(of_store).chain(own).chain(kind_checks).chain(handback).collect();
     let failed = |key: &StepKey| {
         let step = state.step(key)?;
         let error = step.error.clone().filter(|_| step.phase == StepPhase::Failed)?;

@@ -166,6 +166,8 @@ pub fn verb(key: &StepKey) -> &'static str {
         StepKey::Verify(_) => "verify",
         StepKey::Publish(_) => "publish",
         StepKey::Check(_) => "check",
+        StepKey::References(_) => "references",
+        StepKey::KindCheck { .. } => "kind-check",
         StepKey::Handback(_) => "handback",
         StepKey::DigestBefore(_) => "digest-before",
         StepKey::DigestAfter(_) => "digest-after",

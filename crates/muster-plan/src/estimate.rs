@@ -33,6 +33,8 @@ pub const STEP_MICROS: u64 = 10_000;
 pub const PUBLISH_MICROS: u64 = 5_000;
 /// A declared command: to re-create a rebuilt kind, or to check an external one.
 pub const COMMAND_MICROS: u64 = 1_000_000;
+/// A check of the operator's: a statement with its connection, or a small program.
+pub const KIND_CHECK_MICROS: u64 = 100_000;
 /// Most memory that one stage step may hold: its fold spills beyond it.
 pub const STAGE_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// Least memory of a stage step: one frame, compressed and not, and the batch in flight.
@@ -183,6 +185,17 @@ impl<'a> Demands<'a> {
     pub fn check(&self, site: &SitePlan) -> Cost {
         let rows = site.stores.iter().map(|store| store.rows).sum();
         (self.request.clone(), STEP_MICROS + at_rate(rows, CHECK_ROWS_PER_SECOND))
+    }
+
+    /// Of counting references: the rows of both ends are read, each once.
+    pub fn references(&self, site: &SitePlan) -> Cost {
+        let rows = site.stores.iter().map(|store| store.rows).sum();
+        (self.request.clone(), STEP_MICROS + at_rate(rows, CHECK_ROWS_PER_SECOND))
+    }
+
+    /// Of a check of the operator's.
+    pub fn kind_check(&self) -> Cost {
+        (self.request.clone(), KIND_CHECK_MICROS)
     }
 
     /// Of giving a site back, with the commands of its external kinds.

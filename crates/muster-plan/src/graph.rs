@@ -5,7 +5,8 @@
 //!
 //! Per restored store: `stage → verify → publish`. A rebuilt store has only a `publish`, which runs its command; an
 //! external one has no step of its own, its command runs at the site's `handback`. Per site: `check` after all of its
-//! publishes, `handback` after `check`. Per empty shard: `provision` ahead of every stage. Per other shard, with the full proof: `digest-before` ahead of every publish,
+//! publishes; after it `references`, where a declared one concerns the site, and a `kind-check` for each check of each of its
+//! kinds; `handback` after all of these. Per empty shard: `provision` ahead of every stage. Per other shard, with the full proof: `digest-before` ahead of every publish,
 //! `digest-after` once all of them ended.
 //!
 //! # Invariants
@@ -16,6 +17,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use muster_types::kind_check::KindCheck;
 use muster_types::plan::{Plan, PlanStep, Restoration, SitePlan, StepKey, StorePlan};
 use muster_types::request::ProofLevel;
 use muster_types::topology::Topology;
@@ -122,6 +124,7 @@ pub fn steps(
     let mut builder = Builder {
         graph,
         demands,
+        kind_checks: &plan.kind_checks,
         steps: Vec::new(),
         publishes: BTreeMap::new(),
         before: BTreeMap::new(),
@@ -164,6 +167,7 @@ fn is_restored(store: &StorePlan) -> bool {
 struct Builder<'a> {
     graph: &'a KindGraph,
     demands: &'a Demands<'a>,
+    kind_checks: &'a BTreeMap<Kind, Vec<KindCheck>>,
     steps: Vec<PlanStep>,
     /// Publishes of each shard that is digested.
     publishes: BTreeMap<ShardName, Vec<u32>>,
@@ -207,7 +211,19 @@ impl Builder<'_> {
         }
         let all: Vec<u32> = published.into_values().collect();
         let check = self.push(StepKey::Check(site.site.clone()), all, self.demands.check(site), site.wave);
-        self.push(StepKey::Handback(site.site.clone()), vec![check], self.demands.handback(site), site.wave);
+        let mut checks = vec![check];
+        if !site.references.is_empty() {
+            let key = StepKey::References(site.site.clone());
+            checks.push(self.push(key, vec![check], self.demands.references(site), site.wave));
+        }
+        for store in &site.stores {
+            for wanted in self.kind_checks.get(&store.kind).into_iter().flatten() {
+                let id = StoreId { site: site.site.clone(), kind: store.kind.clone() };
+                let key = StepKey::KindCheck { store: id, check: wanted.name.clone() };
+                checks.push(self.push(key, vec![check], self.demands.kind_check(), site.wave));
+            }
+        }
+        self.push(StepKey::Handback(site.site.clone()), checks, self.demands.handback(site), site.wave);
     }
 
     /// The steps of one store; the number of its publish.

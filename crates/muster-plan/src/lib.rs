@@ -35,6 +35,7 @@ pub mod points;
 pub mod preflight;
 pub mod provision;
 pub mod recovery;
+mod references;
 pub mod retention;
 pub mod schema;
 pub mod stores;

@@ -23,10 +23,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use muster_types::catalog::Catalog;
 use muster_types::format;
 use muster_types::incident::IncidentSite;
+use muster_types::kind_check::KindCheck;
 use muster_types::plan::{
     CREATED_AGAIN, LiveStore, Note, Plan, Provision, Restoration, Severity, ShardPlan, ShardSurvey, SitePlan,
-    StepKey, StorePlan,
+    StepKey, StoreBeside, StorePlan, TableInput,
 };
+use muster_types::reference::Reference;
 use muster_types::request::PlanRequest;
 use muster_types::table::{CapturedTable, Owner};
 use muster_types::topology::{KindMode, Tier, Topology};
@@ -39,6 +41,7 @@ use crate::groups;
 use crate::index::CatalogIndex;
 use crate::inputs::{Objects, SiteTables, StoreInputs, assemble};
 use crate::provision;
+use crate::references::{self, FoundBeside, SiteReferences};
 use crate::stores::{Finder, FoundStore, states_at, unreadable};
 
 pub use crate::stores::{StoreToProbe, select_placed, select_stores};
@@ -102,9 +105,9 @@ pub fn plan_placed(
     let mut sites = Vec::new();
     for asked in check::unique(&input.request.incident) {
         let found = finder.stores_of(asked);
-        survey.site(asked, &found);
+        let referring = survey.site(asked, &found);
         if input.catalog.sites.contains_key(&asked.site) {
-            sites.push(draft.site(asked, &found.stores, &mut survey.notes));
+            sites.push(draft.site(asked, &found.stores, referring, &mut survey.notes));
         }
     }
     sites.sort_by(|a, b| order_key(a).cmp(&order_key(b)));
@@ -207,7 +210,13 @@ struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    fn site(&mut self, asked: &IncidentSite, found: &[FoundStore], notes: &mut Vec<Note>) -> SitePlan {
+    fn site(
+        &mut self,
+        asked: &IncidentSite,
+        found: &[FoundStore],
+        referring: SiteReferences,
+        notes: &mut Vec<Note>,
+    ) -> SitePlan {
         let history = self.input.catalog.sites.get(&asked.site);
         let facts = history.and_then(|history| history.facts.clone()).unwrap_or_default();
         let tier = tier_targets(self.input.topology, facts.tier.as_deref());
@@ -219,7 +228,10 @@ impl<'a> Draft<'a> {
                 Err(problem) => notes.push(unreadable(&asked.site, store, &problem)),
             }
         }
+        let (references, beside) = self.all_beside(asked, referring, notes);
         SitePlan {
+            references,
+            beside,
             site: asked.site.clone(),
             facts,
             target: asked.target,
@@ -272,6 +284,54 @@ impl<'a> Draft<'a> {
             overwrite,
             publish_block_milliseconds: block,
         })
+    }
+
+    /// The references that are counted, and what they need of stores that live on. Where that cannot be read they are left out,
+    /// with a note.
+    fn all_beside(
+        &mut self,
+        asked: &IncidentSite,
+        referring: SiteReferences,
+        notes: &mut Vec<Note>,
+    ) -> (Vec<u32>, Vec<StoreBeside>) {
+        let (mut beside, mut counted) = (Vec::new(), referring.counted);
+        for found in &referring.beside {
+            let problem = match self.beside(asked, found) {
+                Ok(store) => {
+                    beside.push(store);
+                    continue;
+                }
+                Err(problem) => problem.to_string(),
+            };
+            let all = &self.input.topology.references;
+            let leads =
+                |reference: &&Reference| reference.ends().iter().any(|(end, _)| end.kind == found.store.kind);
+            let lost = |number: &mut u32| all.get(*number as usize).filter(leads).is_some();
+            for number in counted.extract_if(.., lost) {
+                let text = references::unchecked(&all[number as usize], &problem);
+                notes.push(references::unchecked_note(asked.site.to_string(), text));
+            }
+        }
+        (counted, beside)
+    }
+
+    /// What is read of a store that lives on: the tables that references name.
+    fn beside(
+        &mut self,
+        asked: &IncidentSite,
+        found: &FoundBeside,
+    ) -> Result<StoreBeside, crate::inputs::InputError> {
+        let inputs = self.inputs(asked, &found.store, &mut Vec::new())?.inputs;
+        let named = |input: &TableInput| {
+            let table = self.tables.list.get(input.table as usize);
+            table.is_some_and(|table| found.tables.contains(&table.def.name))
+        };
+        let mut tables: Vec<TableInput> = inputs.into_iter().filter(named).collect();
+        if found.new {
+            tables.iter_mut().for_each(|input| (input.base, input.changes) = (None, Vec::new()));
+        }
+        let FoundStore { kind, shard, .. } = found.store.clone();
+        Ok(StoreBeside { kind, shard, tables, new: found.new })
     }
 
     /// The inputs with numbers of the plan's own lists.
@@ -333,6 +393,8 @@ impl<'a> Draft<'a> {
             objects: self.objects.list,
             tables: self.tables.list,
             shards: shard_plans(topology, &sites),
+            references: topology.references.clone(),
+            kind_checks: kind_checks(topology, &sites),
             provisions: BTreeMap::new(),
             pools: estimate::pools(topology, &sites),
             sites,
@@ -348,6 +410,16 @@ fn restoration(topology: &Topology, kind: &Kind) -> Restoration {
         Some(KindMode::External { command }) => Restoration::External { command: command.clone() },
         Some(KindMode::Restored) | None => Restoration::Restored,
     }
+}
+
+/// The checks of the kinds that are planned.
+fn kind_checks(topology: &Topology, sites: &[SitePlan]) -> BTreeMap<Kind, Vec<KindCheck>> {
+    let planned: BTreeSet<&Kind> =
+        sites.iter().flat_map(|site| &site.stores).map(|store| &store.kind).collect();
+    let checks =
+        |kind: &Kind| topology.kinds.get(kind).map(|config| config.checks.clone()).unwrap_or_default();
+    let checked = planned.into_iter().map(|kind| (kind.clone(), checks(kind)));
+    checked.filter(|(_, checks)| !checks.is_empty()).collect()
 }
 
 fn shard_plans(topology: &Topology, sites: &[SitePlan]) -> BTreeMap<ShardName, ShardPlan> {

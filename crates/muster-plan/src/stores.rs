@@ -242,7 +242,7 @@ impl<'a> Finder<'a> {
 
     /// The recovery point of a shard and the site's rows there by kind; kinds of which it has neither rows nor tables of
     /// its own are left out.
-    fn rows_at(
+    pub(crate) fn rows_at(
         &self,
         site: &SiteId,
         history: &'a SiteHistory,
@@ -303,7 +303,7 @@ impl<'a> Finder<'a> {
         held.map(|(_, shard)| shard.clone())
     }
 
-    fn tables(
+    pub(crate) fn tables(
         &self,
         shard: &ShardName,
         point: &RecoveryPoint,
@@ -402,8 +402,9 @@ fn count(state: &Result<crate::inputs::TableState<'_>, InputError>) -> u64 {
     state.as_ref().map_or(1, crate::inputs::TableState::rows)
 }
 
+/// Why the rows of a site in a shard cannot be told.
 #[derive(Debug, thiserror::Error)]
-enum Problem {
+pub(crate) enum Problem {
     #[error(transparent)]
     Point(#[from] NoRecoveryPoint),
     #[error(transparent)]

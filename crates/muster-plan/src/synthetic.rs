@@ -74,6 +74,7 @@ pub fn topology(fleet: Fleet) -> Result<Topology, IdError> {
     let (kinds, tables) = kinds_and_tables()?;
     let shards = shards(fleet, &kinds)?;
     Ok(Topology {
+        references: vec![],
         digest: Digest::of(b"synthetic"),
         source: Default::default(),
         fleet: "synthetic".to_owned(),
@@ -124,7 +125,10 @@ fn kinds_and_tables() -> Result<(Kinds, Tables), IdError> {
     for (name, after, owned) in KINDS {
         let kind: Kind = name.parse()?;
         let after = after.iter().map(|after| after.parse()).collect::<Result<Vec<Kind>, _>>()?;
-        kinds.insert(kind.clone(), KindConfig { after, stage_waits: false, mode: KindMode::Restored });
+        kinds.insert(
+            kind.clone(),
+            KindConfig { after, stage_waits: false, mode: KindMode::Restored, checks: vec![] },
+        );
         for (table, parent) in *owned {
             tables.insert(
                 (*table).to_owned(),

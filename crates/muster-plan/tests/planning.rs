@@ -99,7 +99,7 @@ proptest! {
         let mut topology = topology();
         topology.kinds = (0..9).map(|number| {
             let after = edges.iter().filter(|(later, _)| *later == number).map(|(_, earlier)| kind(&names[*earlier]));
-            let config = KindConfig { after: after.collect(), stage_waits: waits.contains(&number), mode: KindMode::Restored };
+            let config = KindConfig { after: after.collect(), stage_waits: waits.contains(&number), mode: KindMode::Restored, checks: vec![] };
             (kind(&names[number]), config)
         }).collect();
         let mut script = Script::new("shard-0");
@@ -170,7 +170,8 @@ fn urgent_tiers_come_first_and_own_sites_before_others() {
 #[test]
 fn rebuilt_kinds_run_a_command_and_external_ones_wait_for_handback() {
     let mut topology = topology();
-    let rowless = |after: &str, mode| KindConfig { after: vec![kind(after)], stage_waits: false, mode };
+    let rowless =
+        |after: &str, mode| KindConfig { after: vec![kind(after)], stage_waits: false, mode, checks: vec![] };
     let command = vec!["true".to_owned()];
     topology.kinds.insert(
         kind("search"),
@@ -180,9 +181,10 @@ fn rebuilt_kinds_run_a_command_and_external_ones_wait_for_handback() {
         .kinds
         .insert(kind("routing"), rowless("search", KindMode::External { command: command.clone() }));
     topology.kinds.insert(kind("mail"), rowless("app:mail", KindMode::External { command }));
-    topology
-        .kinds
-        .insert(kind("app:mail"), KindConfig { after: vec![], stage_waits: false, mode: KindMode::Restored });
+    topology.kinds.insert(
+        kind("app:mail"),
+        KindConfig { after: vec![], stage_waits: false, mode: KindMode::Restored, checks: vec![] },
+    );
     let mut script = Script::new("shard-0");
     populate(&mut script, "a");
     script.snapshot(0.0);

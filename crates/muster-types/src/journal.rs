@@ -161,6 +161,17 @@ pub enum Outcome {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         read_whole: bool,
     },
+    /// Of `references`: none that was not there before leads nowhere.
+    ReferencesCounted {
+        /// By reference, in the order of the plan.
+        counts: Vec<ReferenceCount>,
+    },
+    /// Of `kind-check`: it passed.
+    KindChecked {
+        /// Tail of what it said.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        output: String,
+    },
     /// Of `handback`.
     HandedBack,
     /// Of `digest-before`.
@@ -177,6 +188,26 @@ pub enum Outcome {
         /// Tail of its output.
         output: String,
     },
+}
+
+/// What one reference of one site leads to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReferenceCount {
+    /// The reference, as reports write it.
+    pub reference: String,
+    /// Live rows of the site that refer.
+    pub rows: u64,
+    /// Of these, rows that lead nowhere, as rows at the recovery points did.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub orphans_before: u64,
+    /// Why the rows are not counted, where they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unchecked: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference to the field")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Staged rows that declared migrations brought into the shape of the live tables. They are published in place of what was

@@ -11,7 +11,9 @@ use crate::catalog::SiteFacts;
 use crate::digest::Digest;
 use crate::ids::{IdError, Incarnation, Kind, PlanId, ShardName, SiteId, SnapshotId, StoreId};
 use crate::incident::BeforePosition;
+use crate::kind_check::KindCheck;
 use crate::position::{Boundary, Position};
+use crate::reference::Reference;
 use crate::request::PlanRequest;
 use crate::snapshot::{Beside, Chunk, ObjectInfo};
 use crate::table::{CapturedTable, TableDef};
@@ -45,6 +47,12 @@ pub struct Plan {
     /// Empty shards that are given definitions and reference rows before anything is loaded into them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub provisions: BTreeMap<ShardName, Provision>,
+    /// Declared references across stores; sites name those that are counted for them by their place here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub references: Vec<Reference>,
+    /// The operator's checks of the planned kinds.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub kind_checks: BTreeMap<Kind, Vec<KindCheck>>,
     /// Capacity of each pool.
     pub pools: BTreeMap<String, u64>,
     /// Steps; edges and journal refer to them by key.
@@ -76,6 +84,8 @@ impl Plan {
             sites: &self.sites,
             shards: &self.shards,
             provisions: &self.provisions,
+            references: &self.references,
+            kind_checks: &self.kind_checks,
             pools: &self.pools,
             steps: &self.steps,
             notes: &self.notes,
@@ -116,6 +126,10 @@ struct Content<'a> {
     shards: &'a BTreeMap<ShardName, ShardPlan>,
     #[serde(skip_serializing_if = "no_provisions")]
     provisions: &'a BTreeMap<ShardName, Provision>,
+    #[serde(skip_serializing_if = "no_references")]
+    references: &'a [Reference],
+    #[serde(skip_serializing_if = "no_checks")]
+    kind_checks: &'a BTreeMap<Kind, Vec<KindCheck>>,
     pools: &'a BTreeMap<String, u64>,
     steps: &'a [PlanStep],
     notes: &'a [Note],
@@ -124,6 +138,15 @@ struct Content<'a> {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference to the field")]
 fn no_provisions(provisions: &&BTreeMap<ShardName, Provision>) -> bool {
     provisions.is_empty()
+}
+
+fn no_references(references: &&[Reference]) -> bool {
+    references.is_empty()
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference to the field")]
+fn no_checks(checks: &&BTreeMap<Kind, Vec<KindCheck>>) -> bool {
+    checks.is_empty()
 }
 
 /// What an empty shard is given: what another one had at a recovery point.
@@ -178,6 +201,26 @@ pub struct SitePlan {
     pub rpo_seconds: u64,
     /// Its stores.
     pub stores: Vec<StorePlan>,
+    /// References that are counted for it: indexes into [`Plan::references`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub references: Vec<u32>,
+    /// Its stores that references lead to or from and that live on as they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<StoreBeside>,
+}
+
+/// A store that the run does not touch: what references ask of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreBeside {
+    /// Its kind.
+    pub kind: Kind,
+    /// The shard that holds it now.
+    pub shard: ShardName,
+    /// Its tables: as they were at the target, or, of a store that was not there then, as they are at the end of the log.
+    pub tables: Vec<TableInput>,
+    /// It had no rows at the target: `tables` have nothing to read.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub new: bool,
 }
 
 /// How a store's data comes back.
@@ -334,6 +377,15 @@ pub enum StepKey {
     Publish(StoreId),
     /// Read back what the publishes of a site did.
     Check(SiteId),
+    /// Count rows of a site that refer to rows of other stores which are not there.
+    References(SiteId),
+    /// Run a check of the operator's on a store of a kind.
+    KindCheck {
+        /// The store.
+        store: StoreId,
+        /// The check, by its name in the topology.
+        check: String,
+    },
     /// Give the site back: release claims, remove staging.
     Handback(SiteId),
     /// Digest the neighbours of a shard before the first publish in it.
@@ -352,6 +404,8 @@ impl fmt::Display for StepKey {
             Self::Verify(store) => write!(f, "verify/{store}"),
             Self::Publish(store) => write!(f, "publish/{store}"),
             Self::Check(site) => write!(f, "check/{site}"),
+            Self::References(site) => write!(f, "references/{site}"),
+            Self::KindCheck { store, check } => write!(f, "kind-check/{store}/{check}"),
             Self::Handback(site) => write!(f, "handback/{site}"),
             Self::DigestBefore(shard) => write!(f, "digest-before/{shard}"),
             Self::DigestAfter(shard) => write!(f, "digest-after/{shard}"),
@@ -371,6 +425,12 @@ impl FromStr for StepKey {
             "verify" => Self::Verify(subject.parse()?),
             "publish" => Self::Publish(subject.parse()?),
             "check" => Self::Check(subject.parse()?),
+            "references" => Self::References(subject.parse()?),
+            "kind-check" => {
+                // Neither kinds nor names of checks have a slash.
+                let (store, check) = subject.rsplit_once('/').ok_or_else(malformed)?;
+                Self::KindCheck { store: store.parse()?, check: check.to_owned() }
+            }
             "handback" => Self::Handback(subject.parse()?),
             "digest-before" => Self::DigestBefore(subject.parse()?),
             "digest-after" => Self::DigestAfter(subject.parse()?),
@@ -398,7 +458,8 @@ impl StepKey {
     pub fn site(&self) -> Option<&SiteId> {
         match self {
             Self::Stage(store) | Self::Verify(store) | Self::Publish(store) => Some(&store.site),
-            Self::Check(site) | Self::Handback(site) => Some(site),
+            Self::KindCheck { store, .. } => Some(&store.site),
+            Self::Check(site) | Self::References(site) | Self::Handback(site) => Some(site),
             Self::Provision(_) | Self::DigestBefore(_) | Self::DigestAfter(_) => None,
         }
     }
@@ -407,6 +468,7 @@ impl StepKey {
     pub fn store(&self) -> Option<&StoreId> {
         match self {
             Self::Stage(store) | Self::Verify(store) | Self::Publish(store) => Some(store),
+            Self::KindCheck { store, .. } => Some(store),
             _ => None,
         }
     }

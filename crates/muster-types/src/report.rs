@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog::SiteFacts;
 use crate::ids::{Epoch, Kind, PlanId, RunId, ShardName, SiteId};
-use crate::journal::TableDigest;
+use crate::journal::{ReferenceCount, TableDigest};
 use crate::plan::{Note, StepKey};
 use crate::position::Boundary;
 use crate::request::ProofLevel;
@@ -128,8 +128,41 @@ pub struct SiteReport {
     pub stores: Vec<StoreReport>,
     /// Times of `check`.
     pub check: Option<StepTimes>,
+    /// References across stores that were counted; none where no reference concerns the site.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub references: Option<ReferencesReport>,
+    /// The operator's checks of its stores, in the order of the plan.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kind_checks: Vec<KindCheckReport>,
     /// Times of `handback`.
     pub handback: Option<StepTimes>,
+}
+
+/// References across stores of one site.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReferencesReport {
+    /// What was counted; empty while it is not, and where it failed.
+    pub counts: Vec<ReferenceCount>,
+    /// What leads nowhere and did not before, with examples.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Times of `references`.
+    pub times: Option<StepTimes>,
+}
+
+/// A check of the operator's on one store.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KindCheckReport {
+    /// The store's kind.
+    pub kind: Kind,
+    /// The check's name.
+    pub check: String,
+    /// It passed; none while it has not ended.
+    pub passed: Option<bool>,
+    /// What it said: the tail of its output, or why it failed.
+    pub output: String,
+    /// Times of `kind-check`.
+    pub times: Option<StepTimes>,
 }
 
 /// Why a site is not back.

@@ -230,7 +230,7 @@ fn unknown_keys_are_named_and_several_errors_told_at_once() {
         text,
         "\
 t.toml:2: unknown key `owner` in the topology
-    the keys here are `capture`, `directory`, `fleet`, `ids`, `jobs`, `kinds`, `licences`, `limits`, `repository`, `retention`, `sandbox`, `serve`, `shards`, `tables`, `tiers`
+    the keys here are `capture`, `directory`, `fleet`, `ids`, `jobs`, `kinds`, `licences`, `limits`, `references`, `repository`, `retention`, `sandbox`, `serve`, `shards`, `tables`, `tiers`
 t.toml:12: `rto_seconds` in [tiers.standard] is 0
     write a whole number above zero, or leave it out where it has a default
 t.toml:18: unknown key `regoin` in [shards.a]

@@ -43,7 +43,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         Command::Capture(command) => capture::run(topology, command).await,
         Command::Sites(command) => sites::run(topology, command).await,
         Command::Detect(command) => detect::run(topology, command).await,
-        Command::Plan(command) => plan::run(topology, command).await,
+        Command::Plan(command) => plan::run(topology, *command).await,
         Command::Preflight(command) => preflight::run(topology, command).await,
         Command::Apply(command) => apply::apply(topology, command).await,
         Command::Runs(command) => runs::run(topology, command).await,

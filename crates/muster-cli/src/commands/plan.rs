@@ -15,7 +15,7 @@ use muster_types::incident::{Incident, IncidentSite};
 use muster_types::plan::{Plan, Severity};
 use muster_types::request::{Placement, PlanRequest, ProofLevel};
 use muster_types::retention::PlanHold;
-use muster_types::{ShardName, SiteId, StoreId, Timestamp};
+use muster_types::{Kind, ShardName, SiteId, StoreId, Timestamp};
 
 use crate::commands::plan_view;
 use crate::context::{self, Context};
@@ -57,6 +57,9 @@ pub(crate) struct PlanArgs {
     /// Plan only what this shard held; the sites' other stores are left as they are.
     #[arg(long, value_name = "SHARD")]
     only_shard: Vec<ShardName>,
+    /// Plan only stores of this kind; the sites' other stores are left as they are.
+    #[arg(long, value_name = "KIND")]
+    only_kind: Vec<Kind>,
     /// Let a shard of another region than the site's hold it.
     #[arg(long)]
     allow_region: bool,
@@ -122,6 +125,7 @@ fn placement(context: &Context, args: &PlanArgs) -> Result<Placement> {
     let mut placement = Placement {
         allow_region: args.allow_region,
         only_shards: args.only_shard.iter().cloned().collect(),
+        only_kinds: args.only_kind.iter().cloned().collect(),
         ..Placement::default()
     };
     for (old, new) in &args.to_shard {

@@ -79,6 +79,7 @@ pub(crate) fn show(report: &Report) {
     print::data("");
     print::data(distributions(report));
     show_proof(report);
+    show_checks(report);
     show_failures(report);
     show_slowest(report);
 }
@@ -128,6 +129,37 @@ fn show_proof(report: &Report) {
             "  {shard}: {} neighbour rows, {} logged changes of their own: {verdict}",
             print::count(proof.rows),
             print::count(proof.changes),
+        ));
+    }
+}
+
+/// References across stores and the operator's checks; nothing where none are declared.
+fn show_checks(report: &Report) {
+    let counts: Vec<_> = report
+        .sites
+        .iter()
+        .filter_map(|site| site.references.as_ref())
+        .flat_map(|found| &found.counts)
+        .collect();
+    if !counts.is_empty() {
+        print::data(format!(
+            "references: {} rows refer to other stores; {} of them led nowhere before, too",
+            print::count(counts.iter().map(|count| count.rows).sum()),
+            print::count(counts.iter().map(|count| count.orphans_before).sum()),
+        ));
+    }
+    for note in report.notes.iter().filter(|note| note.code == "reference-unchecked").take(TERMINAL_SITES_MAX)
+    {
+        print::data(format!("  {}: {}; {}", note.subject, note.text, note.hint));
+    }
+    let checks: Vec<_> = report.sites.iter().flat_map(|site| &site.kind_checks).collect();
+    if !checks.is_empty() {
+        let ended = |passed: bool| checks.iter().filter(|check| check.passed == Some(passed)).count() as u64;
+        print::data(format!(
+            "checks of kinds: {} passed, {} failed, of {}",
+            print::count(ended(true)),
+            print::count(ended(false)),
+            print::count(checks.len() as u64),
         ));
     }
 }

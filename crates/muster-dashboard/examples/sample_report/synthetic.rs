@@ -102,6 +102,8 @@ fn site(index: u64, stores: u64) -> SiteReport {
         failure: None,
         stores,
         check: steps(end - 30, end - 20, end),
+        references: None,
+        kind_checks: vec![],
         handback: steps(end, end + 10, end + 40),
     }
 }

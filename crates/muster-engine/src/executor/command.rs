@@ -1,55 +1,38 @@
 //! Declared commands: those that re-create a rebuilt kind, or check an external one.
 
-use std::process::Stdio;
 use std::time::Duration;
 
 use muster_types::SiteId;
-use tokio::process;
 
 use super::context::StepError;
+use super::process::{Ended, Program};
 use crate::driver::ErrorClass;
-
-/// So much of a command's output is kept, from its end: what an error message needs.
-const OUTPUT_BYTES_MAX: usize = 2048;
 
 /// Runs a command for a site, with `{site}` replaced in its arguments; the tail of its output. No shell is involved.
 pub(super) async fn run(command: &[String], site: &SiteId, limit: Duration) -> Result<String, StepError> {
     let words: Vec<String> = command.iter().map(|word| word.replace("{site}", site.as_str())).collect();
-    let Some((program, arguments)) = words.split_first() else {
+    if words.is_empty() {
         return Err(StepError::permanent(
             "the declared command is empty; correct the topology and plan again",
         ));
-    };
-    let shown = words.join(" ");
-    let mut child = process::Command::new(program);
-    child.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-    let output = match tokio::time::timeout(limit, child.output()).await {
-        Ok(Ok(output)) => output,
-        Ok(Err(error)) => {
-            return Err(StepError::permanent(format!(
-                "`{shown}` cannot be run: {error}; correct the topology's command, or install the program"
-            )));
-        }
-        Err(_) => {
-            return Err(StepError {
-                class: ErrorClass::Transient,
-                message: format!("`{shown}` was stopped after {} s; see why it hangs", limit.as_secs()),
-            });
-        }
-    };
-    let text = tail(&[output.stdout, output.stderr].concat());
-    if output.status.success() {
-        return Ok(text);
     }
-    Err(StepError {
-        class: ErrorClass::Transient,
-        message: format!("`{shown}` failed ({}): {text}; run it by hand to see more", output.status),
-    })
-}
-
-fn tail(output: &[u8]) -> String {
-    let start = output.len().saturating_sub(OUTPUT_BYTES_MAX);
-    String::from_utf8_lossy(&output[start..]).trim().to_owned()
+    let shown = words.join(" ");
+    // Commands act for the operator, with all that the operator's environment has.
+    let ended = Program { words: &words, input: Vec::new(), clean_environment: false, limit }.run().await;
+    match ended {
+        Ok(Ended::Exited(status, output)) if status.success() => Ok(output),
+        Ok(Ended::Exited(status, output)) => Err(StepError {
+            class: ErrorClass::Transient,
+            message: format!("`{shown}` failed ({status}): {output}; run it by hand to see more"),
+        }),
+        Ok(Ended::TimedOut(_)) => Err(StepError {
+            class: ErrorClass::Transient,
+            message: format!("`{shown}` was stopped after {} s; see why it hangs", limit.as_secs()),
+        }),
+        Err(error) => Err(StepError::permanent(format!(
+            "`{shown}` cannot be run: {error}; correct the topology's command, or install the program"
+        ))),
+    }
 }
 
 #[cfg(test)]

@@ -101,7 +101,11 @@ impl Context {
         }
     }
 
-    fn tables(&self, store: &StoreId, numbers: Vec<u32>) -> Result<Arc<Vec<CapturedTable>>, StepError> {
+    pub(super) fn tables(
+        &self,
+        store: &StoreId,
+        numbers: Vec<u32>,
+    ) -> Result<Arc<Vec<CapturedTable>>, StepError> {
         // The map is whole after a panic: its only change is one insertion.
         let mut known = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(tables) = known.get(&numbers) {

@@ -8,7 +8,7 @@ use muster_types::plan::{Restoration, StepKey};
 use muster_types::{Digest, ShardName, SiteId, StoreId};
 
 use super::context::{Context, StepError, StepResult, restored};
-use super::{check, command, neighbours, provision, stage};
+use super::{check, command, kind_check, neighbours, provision, references, stage};
 use crate::driver::{ErrorClass, StoreDriver, StoreWork};
 use crate::journal::{RunState, StepPhase};
 
@@ -43,6 +43,15 @@ pub(super) enum Job {
         command: Vec<String>,
     },
     Check(Vec<CheckedStore>),
+    References {
+        site: SiteId,
+        /// What migrations made of its stores.
+        migrated: BTreeMap<StoreId, Box<Migrated>>,
+    },
+    KindCheck {
+        store: StoreId,
+        check: String,
+    },
     Handback(SiteId),
     DigestBefore(ShardName),
     DigestAfter {
@@ -87,6 +96,15 @@ impl Job {
                 };
                 Self::Check(restored(context.site(site)?).map(checked).collect::<Result<_, StepError>>()?)
             }
+            StepKey::References(site) => {
+                let stores = restored(context.site(site)?);
+                let migrated =
+                    stores.filter_map(|(store, _)| Some((store.clone(), migrated(state, &store)?)));
+                Self::References { site: site.clone(), migrated: migrated.collect() }
+            }
+            StepKey::KindCheck { store, check } => {
+                Self::KindCheck { store: store.clone(), check: check.clone() }
+            }
             StepKey::Handback(site) => Self::Handback(site.clone()),
             StepKey::DigestBefore(shard) => Self::DigestBefore(shard.clone()),
             StepKey::DigestAfter(shard) => {
@@ -106,7 +124,9 @@ impl Job {
     pub(super) fn is_visible(&self) -> bool {
         match self {
             Self::Provision(_) | Self::Publish { .. } | Self::Command { .. } | Self::Handback(_) => true,
-            Self::Stage(_) | Self::Verify { .. } | Self::Check(_) => false,
+            // A program of the operator's may do anything.
+            Self::KindCheck { .. } => true,
+            Self::Stage(_) | Self::Verify { .. } | Self::Check(_) | Self::References { .. } => false,
             Self::DigestBefore(_) | Self::DigestAfter { .. } => false,
         }
     }
@@ -125,6 +145,8 @@ impl Job {
                 Ok(Outcome::CommandRan { output })
             }
             Self::Check(stores) => check::check(context, &stores).await,
+            Self::References { site, migrated } => references::count(context, &site, &migrated).await,
+            Self::KindCheck { store, check } => kind_check::check(context, &store, &check).await,
             Self::Handback(site) => handback(context, &site).await,
             Self::DigestBefore(shard) => neighbours::before(context, &shard).await,
             Self::DigestAfter { shard, before } => neighbours::after(context, &shard, &before).await,

@@ -45,6 +45,11 @@ impl RowSource {
         }
     }
 
+    /// A reader for what the steps of restoring have read already.
+    pub(super) fn reader_of_its_own(&self) -> RangeReader {
+        RangeReader::new(Arc::clone(self.repository.objects()), Vec::new(), RangeLimits::default())
+    }
+
     /// The change log of a shard.
     pub(super) fn log(&self, shard: &ShardName) -> Arc<ShardLog> {
         // The map is whole after a panic: its only change is one insertion.

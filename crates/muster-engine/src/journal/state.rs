@@ -373,6 +373,8 @@ fn fits(step: &StepKey, outcome: &Outcome) -> bool {
             | (StepKey::Verify(_), Outcome::Verified { .. })
             | (StepKey::Publish(_), Outcome::Published(_))
             | (StepKey::Check(_), Outcome::Checked { .. })
+            | (StepKey::References(_), Outcome::ReferencesCounted { .. })
+            | (StepKey::KindCheck { .. }, Outcome::KindChecked { .. })
             | (StepKey::Handback(_), Outcome::HandedBack)
             | (StepKey::DigestBefore(_), Outcome::DigestedBefore(_))
             | (StepKey::DigestAfter(_), Outcome::DigestedAfter { .. })

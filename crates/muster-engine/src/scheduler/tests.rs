@@ -47,6 +47,8 @@ fn outcome_of(key: &StepKey) -> Outcome {
             at: at(0),
         }),
         StepKey::Check(_) => Outcome::Checked { changes: 0, compared_live: vec![], read_whole: false },
+        StepKey::References(_) => Outcome::ReferencesCounted { counts: vec![] },
+        StepKey::KindCheck { .. } => Outcome::KindChecked { output: String::new() },
         StepKey::Handback(_) => Outcome::HandedBack,
         StepKey::DigestBefore(_) => Outcome::DigestedBefore(digest()),
         StepKey::DigestAfter(_) => Outcome::DigestedAfter { digest: digest(), changes: 0 },

@@ -12,6 +12,7 @@ use muster_types::{Boundary, Kind, ShardName, SiteId, Timestamp};
 
 use crate::planner::tier_targets;
 use crate::points::LateCommits;
+use crate::references::{self, SiteReferences};
 use crate::stores::{Finder, FoundStore, SiteStores, note};
 
 /// Gathers findings site by site; those of one cause over many sites are counted until [`Survey::finish`].
@@ -32,6 +33,8 @@ pub(crate) struct Survey<'a> {
     skewed: Vec<(f64, SiteId)>,
     /// By table that no topology declares any more: stores that hold it.
     undeclared: BTreeMap<String, u64>,
+    /// By reference that is not counted, with the reason: sites that it concerns.
+    unchecked: BTreeMap<String, Vec<SiteId>>,
 }
 
 impl<'a> Survey<'a> {
@@ -46,6 +49,7 @@ impl<'a> Survey<'a> {
             read: BTreeMap::new(),
             skewed: Vec::new(),
             undeclared: BTreeMap::new(),
+            unchecked: BTreeMap::new(),
         };
         survey.duplicates();
         survey
@@ -85,8 +89,8 @@ impl<'a> Survey<'a> {
         }
     }
 
-    /// Takes in what was found of one site.
-    pub(crate) fn site(&mut self, asked: &IncidentSite, found: &SiteStores) {
+    /// Takes in what was found of one site; the references that concern it.
+    pub(crate) fn site(&mut self, asked: &IncidentSite, found: &SiteStores) -> SiteReferences {
         self.notes.extend(found.notes.iter().cloned());
         let history = self.finder.index.catalog.sites.get(&asked.site);
         let facts = history.and_then(|history| history.facts.clone()).unwrap_or_default();
@@ -101,6 +105,11 @@ impl<'a> Survey<'a> {
         }
         self.dependencies(asked, found, &facts);
         self.losses(asked, found, &facts);
+        let references = references::of_site(self.finder, asked, found);
+        for text in &references.unchecked {
+            self.unchecked.entry(text.clone()).or_default().push(asked.site.clone());
+        }
+        references
     }
 
     fn store(&mut self, asked: &IncidentSite, store: &FoundStore, facts: &SiteFacts) {
@@ -276,6 +285,13 @@ impl<'a> Survey<'a> {
         self.late_notes();
         self.table_notes();
         self.skew_note();
+        for (text, sites) in &self.unchecked {
+            let note = match sites.as_slice() {
+                [site] => references::unchecked_note(site.to_string(), text),
+                many => references::unchecked_note("plan", format!("{} sites: {text}", many.len())),
+            };
+            self.notes.push(note);
+        }
         self.notes
     }
 

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::family::{self, Family, SiteFiles};
+use super::kind_check::checks;
 use super::migration::{Migration, migrations};
 use super::order::Pattern;
 use super::raw::{At, Findings, Section, listed, quoted};
 use super::{DriverConfig, KindMode, PLACEHOLDER, SandboxConfig, SandboxPlace, TablePattern};
 use crate::ids::{Kind, ShardName, SiteId};
+use crate::kind_check::KindCheck;
 use crate::table::Owner;
 
 /// `[kinds.X]`
@@ -18,6 +20,7 @@ pub(super) struct KindEntry {
     pub(super) after: Option<Vec<At<Pattern>>>,
     pub(super) stage_waits: bool,
     pub(super) mode: KindMode,
+    pub(super) checks: Vec<KindCheck>,
 }
 
 /// `[shards.X]`, or one shard of such a family.
@@ -108,9 +111,10 @@ pub(super) fn kinds(findings: &mut Findings<'_>, root: &mut Section<'_>) -> Vec<
             after.map(|after| after.value.iter().filter_map(|kind| self::pattern(findings, kind)).collect());
         let stage_waits = section.flag(findings, "stage_waits").is_some_and(|flag| flag.value);
         let mode = mode(findings, &mut section);
+        let checks = checks(findings, &mut section, mode.as_ref());
         section.close(findings);
         if let (Some(pattern), Some(mode)) = (pattern, mode) {
-            entries.push(KindEntry { pattern, after, stage_waits, mode });
+            entries.push(KindEntry { pattern, after, stage_waits, mode, checks });
         }
     }
     entries

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::declare::table_section;
 use super::error::{TopologyError, suggestion};
-use super::{DatabaseTable, Declared, TableConfig, Topology};
+use super::{DatabaseTable, Declared, Named, TableConfig, Topology};
 use crate::ids::{Kind, ShardName};
+use crate::reference::Reference;
 use crate::table::{Owner, TableDef};
 
 impl Topology {
@@ -66,6 +67,7 @@ impl Topology {
             }
         }
         errors.extend(check.directory_columns());
+        errors.extend(check.reference_columns(&declared));
         errors
     }
 }
@@ -274,6 +276,29 @@ impl Check<'_> {
             let named = [&id_type.column, &id_type.kind_column];
             errors.extend(self.named_columns(&id_type.table, named.into_iter(), &format!("ids.{name}")));
         }
+        errors
+    }
+
+    /// Columns that [[references]] name.
+    fn reference_columns(&self, declared: &Declared) -> Vec<TopologyError> {
+        let mut errors = Vec::new();
+        for (end, only) in self.topology.references.iter().flat_map(Reference::ends) {
+            let is_meant = |table: &&TableDef| {
+                let of_kind = declared.get(&table.name).is_some_and(|config| config.kind == end.kind);
+                let by_pattern = self.topology.site_tables.iter().any(|known| {
+                    known.pattern.to_string() == end.table
+                        && matches!(known.pattern.named(&table.name), Some(Named::Site(_)))
+                });
+                of_kind && (table.name == end.table || by_pattern)
+            };
+            for table in self.live.iter().filter(is_meant) {
+                let columns = std::iter::once(&end.column).chain(only.keys());
+                errors.extend(
+                    columns.filter_map(|column| self.column(table, column, "column by [[references]]")),
+                );
+            }
+        }
+        errors.dedup();
         errors
     }
 

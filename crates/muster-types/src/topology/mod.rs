@@ -22,11 +22,13 @@ mod declare;
 mod error;
 mod family;
 mod id_type;
+mod kind_check;
 mod live;
 mod migration;
 mod order;
 mod parse;
 mod raw;
+mod reference;
 mod sandbox;
 mod serve;
 mod tenancy;
@@ -45,6 +47,8 @@ use std::path::PathBuf;
 use crate::catalog::SiteFacts;
 use crate::digest::Digest;
 use crate::ids::{Kind, ShardName, SiteId};
+use crate::kind_check::KindCheck;
+use crate::reference::Reference;
 use crate::retention::Retention;
 use crate::table::Owner;
 
@@ -79,6 +83,8 @@ pub struct Topology {
     pub tiers: BTreeMap<String, Tier>,
     /// By name, in dependency order when iterated through [`Topology::kinds_in_order`].
     pub kinds: BTreeMap<Kind, KindConfig>,
+    /// References across stores, in the order of the file.
+    pub references: Vec<Reference>,
     /// By name.
     pub shards: BTreeMap<ShardName, ShardConfig>,
     /// Sections of `shards` that stand for one shard of each of their sites, by name.
@@ -258,6 +264,8 @@ pub struct KindConfig {
     pub stage_waits: bool,
     /// How it comes back.
     pub mode: KindMode,
+    /// What is asked of each site's store of it before the site is handed back, in the order of the file.
+    pub checks: Vec<KindCheck>,
 }
 
 /// A shard.

@@ -114,7 +114,9 @@ pub(super) fn resolve(
         };
         let mode = entry.map_or(KindMode::Restored, |entry| entry.mode.clone());
         let stage_waits = entry.is_some_and(|entry| entry.stage_waits);
-        kinds.insert(kind.clone(), KindConfig { after: expand(&after, kind, mentioned), stage_waits, mode });
+        let checks = entry.map(|entry| entry.checks.clone()).unwrap_or_default();
+        let after = expand(&after, kind, mentioned);
+        kinds.insert(kind.clone(), KindConfig { after, stage_waits, mode, checks });
     }
     kinds
 }

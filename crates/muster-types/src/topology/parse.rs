@@ -15,6 +15,7 @@ use super::family::{self, Family, SiteFiles};
 use super::id_type::{self, IdTypeEntry};
 use super::order;
 use super::raw::{At, Findings, Section};
+use super::reference::{self, ReferenceEntry};
 use super::serve::{self, JobConfig, ServeConfig};
 use super::{
     CaptureConfig, DatabaseTable, Directory, DirectoryColumns, Licences, RepositoryConfig, RunLimits,
@@ -146,6 +147,7 @@ struct Draft {
     jobs: BTreeMap<String, JobConfig>,
     tiers: BTreeMap<String, Tier>,
     kinds: Vec<KindEntry>,
+    references: Vec<ReferenceEntry>,
     shards: Vec<ShardEntry>,
     families: BTreeMap<ShardName, Family>,
     sandboxes: BTreeMap<String, SandboxConfig>,
@@ -180,6 +182,7 @@ impl Draft {
         let jobs = serve::jobs(findings, &mut root, base_dir);
         let tiers = tiers(findings, &mut root);
         let kinds = declare::kinds(findings, &mut root);
+        let references = reference::read(findings, &mut root);
         let ShardEntries { shards, families, single } = declare::shards(findings, &mut root, base_dir, files);
         let sandboxes = declare::sandboxes(findings, &mut root, base_dir);
         let TableEntries { named: tables, of_sites: site_tables, ownerless } =
@@ -198,6 +201,7 @@ impl Draft {
             jobs,
             tiers,
             kinds,
+            references,
             shards,
             families,
             sandboxes,
@@ -230,6 +234,12 @@ impl Draft {
             check::licences(&mut findings, licences, &self.tables, &self.site_tables);
         }
         let ids = id_type::resolve(&mut findings, self.ids, (&self.tables, &self.site_tables), &all);
+        let references = reference::resolve(
+            &mut findings,
+            &self.references,
+            &self.tables,
+            (&self.site_tables, &self.ownerless),
+        );
         if !findings.is_clean() {
             return Err(TopologyErrors(findings.into_errors()));
         }
@@ -262,6 +272,7 @@ impl Draft {
             jobs: self.jobs,
             tiers: self.tiers,
             kinds,
+            references,
             shards,
             families: self.families,
             sandboxes: self.sandboxes,

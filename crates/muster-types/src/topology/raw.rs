@@ -1,6 +1,6 @@
 //! Reading TOML with the place of everything, collecting what is wrong instead of stopping at it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
@@ -221,6 +221,25 @@ impl<'t> Section<'t> {
             match item.get_ref() {
                 DeValue::String(text) => texts.push(At { value: text.to_string(), at }),
                 other => self.wrong_type(findings, key, at, other, "a list of strings"),
+            }
+        }
+        texts
+    }
+
+    /// A table of strings, by key.
+    pub(super) fn text_map(
+        &mut self,
+        findings: &mut Findings<'_>,
+        key: &'static str,
+    ) -> BTreeMap<String, String> {
+        let mut texts = BTreeMap::new();
+        let Some(group) = self.section(findings, key) else { return texts };
+        for (name, value) in group.table {
+            match value.get_ref() {
+                DeValue::String(text) => {
+                    texts.insert(name.get_ref().to_string(), text.to_string());
+                }
+                other => group.wrong_type(findings, name.get_ref(), name.span().start, other, "a string"),
             }
         }
         texts

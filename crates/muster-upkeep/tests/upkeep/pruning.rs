@@ -363,6 +363,8 @@ fn plan_of(world: &World, objects: Vec<ObjectInfo>) -> Plan {
         created_at: world.now,
         expires_at: world.now,
         provisions: BTreeMap::new(),
+        references: Vec::new(),
+        kind_checks: BTreeMap::new(),
         request: PlanRequest {
             placement: Default::default(),
             incident,

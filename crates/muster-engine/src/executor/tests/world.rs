@@ -314,6 +314,8 @@ impl PlanBuilder {
             sites,
             shards: STORES.into_iter().map(shard).collect(),
             provisions: BTreeMap::new(),
+            references: vec![],
+            kind_checks: BTreeMap::new(),
             pools: BTreeMap::from([("stage".to_owned(), 2), ("publish".to_owned(), 1)]),
             steps: self.steps,
             notes: Vec::new(),
@@ -348,6 +350,8 @@ impl PlanBuilder {
             rto_seconds: 3600,
             rpo_seconds: 30,
             stores,
+            references: vec![],
+            beside: vec![],
         }
     }
 

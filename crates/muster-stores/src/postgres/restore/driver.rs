@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use muster_engine::driver::{
-    ClaimRefusal, DriverError, GroupRows, LoggedChange, ProvisionWork, PublishRecord, PublishWork,
-    ReferenceRows, RowBatch, StoreDriver, StoreProbe, StoreWork, one_by_one,
+    ClaimRefusal, DriverError, GroupRows, LoggedChange, ProvisionWork, PublishRecord, PublishWork, ReadQuery,
+    ReferenceRows, RowBatch, ShardAddress, StoreDriver, StoreProbe, StoreWork, one_by_one,
 };
 use muster_types::journal::{Migrated, NeighbourDigest, Published, TableDigest};
 use muster_types::plan::{LiveStore, ShardSurvey};
@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use super::fitness::{self, Fitness};
 use super::shard::Shard;
-use super::{fence, find, group, look, migrate, probe, proof, provision, publish, stage};
+use super::{ask, fence, find, group, look, migrate, probe, proof, provision, publish, stage};
 use crate::lookup::{FoundRow, Lookup};
 use crate::postgres::connect::PostgresConfig;
 
@@ -77,6 +77,18 @@ impl StoreDriver for PostgresDriver {
 
     async fn live_rows(&self, store: &StoreProbe, rows: mpsc::Sender<RowBatch>) -> Result<(), DriverError> {
         look::live_rows(&self.shard, store, &rows).await
+    }
+
+    async fn lacks(&self, store: &StoreProbe) -> Result<Vec<String>, DriverError> {
+        ask::lacks(&self.shard, store).await
+    }
+
+    async fn query(&self, query: &ReadQuery) -> Result<Vec<Vec<Option<String>>>, DriverError> {
+        ask::query(&self.shard, query).await
+    }
+
+    fn address(&self) -> Result<ShardAddress, DriverError> {
+        ask::address(&self.shard)
     }
 
     async fn fence(&self, run: &RunId, epoch: Epoch) -> Result<Vec<PublishRecord>, DriverError> {

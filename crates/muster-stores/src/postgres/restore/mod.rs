@@ -15,6 +15,7 @@
 //! # Not here
 //! Reading changes for the repository (`postgres::capture`), and any decision: those stand in the plan.
 
+mod ask;
 mod compare;
 mod conflict;
 mod copy;

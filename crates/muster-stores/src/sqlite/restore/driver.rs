@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use muster_engine::driver::{
-    ClaimRefusal, DriverError, ErrorClass, LoggedChange, ProvisionWork, PublishRecord, ReferenceRows,
-    RowBatch, StoreDriver, StoreProbe, StoreWork,
+    ClaimRefusal, DriverError, ErrorClass, LoggedChange, ProvisionWork, PublishRecord, ReadQuery,
+    ReferenceRows, RowBatch, ShardAddress, StoreDriver, StoreProbe, StoreWork,
 };
 use muster_types::journal::{NeighbourDigest, Published, TableDigest};
 use muster_types::plan::{LiveStore, ShardSurvey};
@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 
 use super::fault::Fault;
 use super::shard::Shard;
-use super::{changes, fence, find, look, probe, proof, provision, publish, stage};
+use super::{ask, changes, fence, find, look, probe, proof, provision, publish, stage};
 use crate::lookup::{FoundRow, Lookup};
 
 /// The restore side of one SQLite file.
@@ -93,6 +93,20 @@ impl StoreDriver for SqliteDriver {
     async fn live_rows(&self, store: &StoreProbe, rows: mpsc::Sender<RowBatch>) -> Result<(), DriverError> {
         let store = store.clone();
         self.blocking(move |shard| look::live_rows(shard, &store, &rows)).await
+    }
+
+    async fn lacks(&self, store: &StoreProbe) -> Result<Vec<String>, DriverError> {
+        let store = store.clone();
+        self.blocking(move |shard| ask::lacks(shard, &store)).await
+    }
+
+    async fn query(&self, query: &ReadQuery) -> Result<Vec<Vec<Option<String>>>, DriverError> {
+        let query = query.clone();
+        self.blocking(move |shard| ask::query(shard, &query)).await
+    }
+
+    fn address(&self) -> Result<ShardAddress, DriverError> {
+        Ok(ShardAddress::Sqlite { path: self.shard.path().to_owned() })
     }
 
     async fn fence(&self, run: &RunId, epoch: Epoch) -> Result<Vec<PublishRecord>, DriverError> {

@@ -16,6 +16,7 @@
 //! # Not here
 //! Reading changes for the repository (`sqlite::capture`), and any decision: those stand in the plan.
 
+mod ask;
 mod changes;
 mod compare;
 mod conflict;
