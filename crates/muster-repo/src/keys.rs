@@ -11,6 +11,19 @@ pub const SHARDS: &str = "shards/";
 /// Folder of all runs.
 pub const RUNS: &str = "runs/";
 
+/// Folder of the versions of the topology.
+pub const TOPOLOGIES: &str = "topology/";
+
+/// A version of the topology.
+pub fn topology(version: u64) -> String {
+    format!("{TOPOLOGIES}{version:020}.json.zst")
+}
+
+/// The number in the key of a version of the topology.
+pub(crate) fn topology_version(key: &str) -> Option<u64> {
+    key.strip_prefix(TOPOLOGIES)?.strip_suffix(".json.zst")?.parse().ok()
+}
+
 /// Folder of a shard's incarnation documents.
 pub fn incarnations(shard: &ShardName) -> String {
     format!("shards/{shard}/incarnations/")

@@ -19,6 +19,7 @@
 //! | [`range`] | [`RangeReader`]: coalesced ranged reads, each fetched once |
 //! | [`rows`] | the rows of one table at a recovery point |
 //! | [`retention`] | holds, and lists of what is to be removed |
+//! | [`topologies`] | the topology, version by version |
 //! | [`runs`] | [`RunObjects`]: plan and journal of a run |
 //!
 //! # Invariants
@@ -56,6 +57,7 @@ pub mod runs;
 pub mod s3;
 pub mod segment;
 pub mod snapshot;
+pub mod topologies;
 
 pub use chain::{Chain, ChainError, ChainHead};
 pub use drills::DrillObjects;

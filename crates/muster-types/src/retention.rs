@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::digest::Digest;
 use crate::ids::{Incarnation, PlanId, ShardName, SiteId};
 use crate::time::Timestamp;
 
@@ -79,6 +80,9 @@ pub struct PlanHold {
     pub created_at: Timestamp,
     /// Until when it holds.
     pub expires_at: Timestamp,
+    /// Digest of the topology that it was made with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topology: Option<Digest>,
     /// Keys of the objects.
     pub objects: Vec<String>,
 }

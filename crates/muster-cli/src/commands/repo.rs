@@ -5,8 +5,8 @@ mod compact;
 mod hold;
 mod prune;
 mod stats;
+mod topology;
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -15,6 +15,7 @@ use muster_types::ShardName;
 
 use crate::context::Context;
 use crate::exit;
+use crate::topology_place::TopologyPlace;
 
 /// Arguments of `muster repo`.
 #[derive(Debug, Args)]
@@ -37,11 +38,13 @@ enum RepoCommand {
     Check(check::CheckArgs),
     /// Show objects and bytes by shard, and by site on request.
     Stats(stats::StatsArgs),
+    /// The topology that the repository keeps, version by version.
+    Topology(topology::TopologyArgs),
     /// List holds, and the saved plans that hold their objects.
     Holds(hold::HoldsArgs),
 }
 
-pub(crate) async fn run(topology: &Path, args: RepoArgs) -> Result<ExitCode> {
+pub(crate) async fn run(topology: &TopologyPlace, args: RepoArgs) -> Result<ExitCode> {
     let context = Context::open(topology).await?;
     match args.command {
         RepoCommand::Compact(args) => compact::run(&context, args).await,
@@ -50,6 +53,7 @@ pub(crate) async fn run(topology: &Path, args: RepoArgs) -> Result<ExitCode> {
         RepoCommand::Unhold(args) => hold::lift(&context, args).await,
         RepoCommand::Check(args) => check::run(&context, args).await,
         RepoCommand::Stats(args) => stats::run(&context, args).await,
+        RepoCommand::Topology(args) => topology::run(&context, args).await,
         RepoCommand::Holds(args) => hold::list(&context, args).await,
     }
 }

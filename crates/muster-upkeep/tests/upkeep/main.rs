@@ -5,6 +5,7 @@
 mod checking;
 mod compaction;
 mod pruning;
+mod topologies;
 mod world;
 
 /// Seeds of a property test: that of the environment alone, or `count` of them.

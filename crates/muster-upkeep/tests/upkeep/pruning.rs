@@ -187,6 +187,7 @@ impl Life {
             title: "a test".to_owned(),
             created_at: self.world.now,
             expires_at: self.world.now.plus_micros(self.rng.random_range(0..3 * DAY)),
+            topology: None,
             objects: objects.into_iter().map(|object| object.key).collect(),
         };
         retention::hold_plan(&self.world.repository, &hold).await.unwrap();
