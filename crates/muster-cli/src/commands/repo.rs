@@ -2,6 +2,7 @@
 
 mod check;
 mod compact;
+pub(crate) mod fold;
 mod hold;
 mod prune;
 mod stats;
@@ -28,6 +29,8 @@ pub(crate) struct RepoArgs {
 enum RepoCommand {
     /// Lay the change logs out anew, site by site, so that a restore over many days reads few objects.
     Compact(compact::CompactArgs),
+    /// Make a new snapshot from the last one and the log, without touching the shard.
+    Fold(fold::FoldArgs),
     /// Remove what no promised moment, hold, saved plan or open run needs, in two phases.
     Prune(prune::PruneArgs),
     /// Keep a shard, a site's shards or a stretch of time, whatever the retention says.
@@ -48,6 +51,7 @@ pub(crate) async fn run(topology: &TopologyPlace, args: RepoArgs) -> Result<Exit
     let context = Context::open(topology).await?;
     match args.command {
         RepoCommand::Compact(args) => compact::run(&context, args).await,
+        RepoCommand::Fold(args) => fold::run(&context, args).await,
         RepoCommand::Prune(args) => prune::run(&context, args).await,
         RepoCommand::Hold(args) => hold::place(&context, args).await,
         RepoCommand::Unhold(args) => hold::lift(&context, args).await,

@@ -4,6 +4,7 @@
 
 mod checking;
 mod compaction;
+mod folding;
 mod pruning;
 mod topologies;
 mod world;
