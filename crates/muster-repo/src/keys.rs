@@ -215,6 +215,25 @@ pub fn sweep(name: &str) -> String {
     format!("{SWEEPS}{name}.json")
 }
 
+/// Folder of the notes that sites are being forgotten, or were.
+pub const FORGETTINGS: &str = "forgotten/begun/";
+
+/// The note that a site is being forgotten.
+pub fn forgetting(name: &str) -> String {
+    format!("{FORGETTINGS}{name}.json")
+}
+
+/// Folder of the receipts of what was forgotten.
+pub const FORGET_RECEIPTS: &str = "forgotten/receipts/";
+
+/// The receipt of what was forgotten.
+pub fn forget_receipt(name: &str) -> String {
+    format!("{FORGET_RECEIPTS}{name}.json.zst")
+}
+
+/// Folder of all preflights.
+pub const PREFLIGHTS: &str = "preflights/";
+
 /// Folder of the notes how far checks came.
 pub const CHECKS: &str = "check/";
 

@@ -14,6 +14,7 @@
 //! | [`check`] | objects held against their digests, a share at a time |
 //! | [`compact`] | the log compacted: consecutive segments laid out anew, site by site |
 //! | [`catalog`] | what can be restored, read for chosen sites |
+//! | [`forget`] | sites that are forgotten |
 //! | [`log`] | [`log::LogReader`]: the change log between two positions |
 //! | [`preflights`] | preflights that passed |
 //! | [`range`] | [`RangeReader`]: coalesced ranged reads, each fetched once |
@@ -43,6 +44,7 @@ mod create;
 mod document;
 pub mod drills;
 pub mod error;
+pub mod forget;
 pub mod jobs;
 pub mod keys;
 pub mod log;

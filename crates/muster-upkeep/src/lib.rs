@@ -2,6 +2,7 @@
 //!
 //! - [`compact`]: the change logs of a shard compacted, so that reads grow with the logarithm of their length.
 //! - [`fold`]: snapshots made in the repository, and compared with those that were read from the shard.
+//! - [`forget`]: a site's rows overwritten wherever they lie, with a receipt.
 //! - [`prune`]: what nothing needs any more removed, in two phases.
 //!
 //! # Invariants
@@ -13,4 +14,5 @@
 
 pub mod compact;
 pub mod fold;
+pub mod forget;
 pub mod prune;

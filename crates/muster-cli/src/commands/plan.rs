@@ -150,6 +150,7 @@ async fn hold(context: &Context, plan: &Plan) -> Result<()> {
         title: plan.request.incident.title.clone(),
         created_at: plan.created_at,
         expires_at: plan.expires_at,
+        sites: Some(plan.sites.iter().map(|site| site.site.clone()).collect()),
         topology: Some(plan.topology),
         objects: plan.objects.iter().map(|object| object.key.clone()).collect(),
     };

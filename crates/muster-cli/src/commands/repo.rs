@@ -3,6 +3,7 @@
 mod check;
 mod compact;
 pub(crate) mod fold;
+mod forget;
 mod hold;
 mod prune;
 mod stats;
@@ -31,6 +32,8 @@ enum RepoCommand {
     Compact(compact::CompactArgs),
     /// Make a new snapshot from the last one and the log, without touching the shard.
     Fold(fold::FoldArgs),
+    /// Overwrite everything that is held of a site, for good, and write a receipt.
+    Forget(forget::ForgetArgs),
     /// Remove what no promised moment, hold, saved plan or open run needs, in two phases.
     Prune(prune::PruneArgs),
     /// Keep a shard, a site's shards or a stretch of time, whatever the retention says.
@@ -52,6 +55,7 @@ pub(crate) async fn run(topology: &TopologyPlace, args: RepoArgs) -> Result<Exit
     match args.command {
         RepoCommand::Compact(args) => compact::run(&context, args).await,
         RepoCommand::Fold(args) => fold::run(&context, args).await,
+        RepoCommand::Forget(args) => forget::run(&context, args).await,
         RepoCommand::Prune(args) => prune::run(&context, args).await,
         RepoCommand::Hold(args) => hold::place(&context, args).await,
         RepoCommand::Unhold(args) => hold::lift(&context, args).await,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use muster_repo::check::check;
 use muster_repo::runs::Appended;
 use muster_repo::{RunObjects, keys, retention};
 use muster_types::format::FORMAT;
@@ -205,6 +206,7 @@ impl Life {
             title: "a test".to_owned(),
             created_at: self.world.now,
             expires_at: self.world.now.plus_micros(self.rng.random_range(0..3 * DAY)),
+            sites: None,
             topology: None,
             objects: objects.into_iter().map(|object| object.key).collect(),
         };
@@ -247,6 +249,11 @@ impl Life {
                     "{boundary:?}: {judged:?}"
                 );
             }
+        }
+        if self.rng.random_ratio(1, 8) {
+            // What was pruned, or is half gone, is not taken for lost.
+            let checked = check(&self.world.repository, 1.0, self.world.now).await.unwrap();
+            assert_eq!(checked.damages, []);
         }
         let keys: BTreeSet<String> = self.world.memory.keys().into_iter().collect();
         self.judge_runs(&keys);

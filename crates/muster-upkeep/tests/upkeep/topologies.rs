@@ -84,6 +84,7 @@ async fn versions_that_nothing_needs_are_pruned() {
         title: "a test".to_owned(),
         created_at: at(8),
         expires_at: at(30),
+        sites: None,
         topology: Some(digests[1]),
         objects: Vec::new(),
     };
