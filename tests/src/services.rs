@@ -56,6 +56,10 @@ impl Services {
         &self.bucket
     }
 
+    pub(crate) fn endpoint(&self) -> String {
+        self.minio.endpoint()
+    }
+
     pub(crate) fn repository(&self) -> RepositoryPlace {
         RepositoryPlace::Endpoint { url: self.minio.endpoint() }
     }

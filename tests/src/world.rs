@@ -166,6 +166,38 @@ impl World {
         Ran::run(self.command(args).env("MUSTER_TOPOLOGY", topology))
     }
 
+    /// A command on a machine that has nothing but the bucket's name and credentials: its folder is empty, and so is its
+    /// environment but for what an AWS client reads. Without a server of Muster's own, the repository is in MinIO.
+    #[track_caller]
+    pub fn bare(&self, empty: &Path, args: &[&str]) -> Ran {
+        Ran::run(&mut self.bare_command(empty, args))
+    }
+
+    fn bare_command(&self, empty: &Path, args: &[&str]) -> Command {
+        let mut command = Command::new(super::muster());
+        command.args(args).current_dir(empty).env_clear().stdin(Stdio::null());
+        let bucket = self.services.as_ref().map_or("muster", Services::bucket);
+        command.env("MUSTER_TOPOLOGY", format!("s3://{bucket}"));
+        match (&self.services, &self.server) {
+            (Some(services), _) => {
+                command.envs(services.credentials()).env("AWS_ENDPOINT_URL", services.endpoint());
+            }
+            (None, Some(server)) => {
+                command.env("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", server.port));
+                let file = self.path("s3/.muster/credentials");
+                command.env("AWS_SHARED_CREDENTIALS_FILE", file);
+            }
+            (None, None) => panic!("this world's repository is nowhere"),
+        }
+        command
+    }
+
+    /// [`Self::follow`], on the machine of [`Self::bare`].
+    pub fn follow_bare(&mut self, empty: &Path) {
+        let command = self.bare_command(empty, &["capture", "--follow"]);
+        self.help(command);
+    }
+
     /// Polls every shard once: a recovery point each, durable when this returns.
     pub fn capture_once(&self) {
         self.muster(&["capture", "--once"]).ok();
@@ -173,8 +205,12 @@ impl World {
 
     /// Polls all shards until this is dropped.
     pub fn follow(&mut self) {
+        let command = self.command(&["capture", "--follow"]);
+        self.help(command);
+    }
+
+    fn help(&mut self, mut command: Command) {
         let log = std::fs::File::create(self.path("follow.log")).expect("a log");
-        let mut command = self.command(&["capture", "--follow"]);
         command.stdout(log.try_clone().expect("a log")).stderr(log);
         self.helpers.push(command.spawn().expect("muster capture starts"));
     }

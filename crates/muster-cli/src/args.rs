@@ -1,18 +1,18 @@
 //! The command line.
 
-use std::path::PathBuf;
-
 use clap::{Parser, Subcommand};
 
 use crate::commands;
+use crate::topology_place::TopologyPlace;
 
 /// Brings many deleted sites back, with all their products, each to its own moment, beside living neighbours.
 #[derive(Debug, Parser)]
 #[command(name = "muster", version, max_term_width = 110, propagate_version = true)]
 pub(crate) struct Args {
-    /// The topology file.
+    /// The topology file, or `s3://BUCKET/PREFIX`: the newest one that the repository there keeps. Region and endpoint come
+    /// from AWS_REGION and AWS_ENDPOINT_URL, or stand behind it as `?region=R&endpoint=URL`.
     #[arg(short, long, global = true, env = "MUSTER_TOPOLOGY", default_value = "muster.toml")]
-    pub(crate) topology: PathBuf,
+    pub(crate) topology: TopologyPlace,
 
     #[command(subcommand)]
     pub(crate) command: Command,

@@ -7,6 +7,7 @@ mod exit;
 mod print;
 mod progress;
 mod select;
+mod topology_place;
 
 use std::process::ExitCode;
 

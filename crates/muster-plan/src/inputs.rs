@@ -226,6 +226,11 @@ impl TableState<'_> {
         if exact { rows } else { rows.max(1) }
     }
 
+    /// Base and changes have this shape.
+    pub(crate) fn is_of(&self, version: u32) -> bool {
+        self.version.is_none_or(|found| found == version)
+    }
+
     fn count(&self) -> (u64, bool) {
         if let Some(counted) = self.counted {
             return (counted, true);

@@ -9,6 +9,7 @@
 //! - [`provision`]: what an empty shard is given before stores of another one come into it.
 //! - [`mod@detect`], [`mod@history`]: what was lost and when; what happened to a site.
 //! - [`drill`]: which sites a drill restores, and to which moment.
+//! - [`fold`]: what a whole shard at a recovery point is read from.
 //! - [`mod@diff`]: what differs between two plans.
 //! - [`preflight`]: what a list of ids that is about to be deleted really names.
 //! - [`synthetic`]: a made-up fleet for benchmarks and tests.
@@ -23,6 +24,7 @@ pub mod detect;
 pub mod diff;
 pub mod drill;
 pub mod estimate;
+pub mod fold;
 pub mod forecast;
 pub mod graph;
 pub mod groups;

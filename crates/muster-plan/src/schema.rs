@@ -100,6 +100,17 @@ impl Schema {
         }
     }
 
+    /// All tables, shared ones and those of single sites.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (TableRef, &CapturedTable)> {
+        let groups = self.groups.values().flat_map(BTreeMap::values);
+        groups.flat_map(|group| group.refs.iter().copied().zip(group.tables.iter()))
+    }
+
+    /// The kinds that have tables.
+    pub(crate) fn kinds(&self) -> impl Iterator<Item = &Kind> {
+        self.groups.keys()
+    }
+
     /// The tables that all sites share, by kind.
     pub(crate) fn shared(&self) -> impl Iterator<Item = &Arc<KindTables>> {
         self.groups.values().filter_map(|by_site| by_site.get(&None))

@@ -271,6 +271,7 @@ fn shard_history(number: u32, fleet: Fleet, tables: &[CapturedTable]) -> Result<
         tables: tables.to_vec(),
         packs: vec![object(format!("shards/shard-{number}/pack-0000.zst"))],
         beside: muster_types::snapshot::Beside::default(),
+        folded_from: None,
     };
     let shared: Arc<[CapturedTable]> = tables.into();
     let segments = (1..=fleet.segments).map(|sequence| SegmentInfo {

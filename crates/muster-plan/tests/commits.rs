@@ -217,6 +217,7 @@ impl World {
             tables: tables(),
             packs: vec![object(&format!("pack-{number}"))],
             beside: muster_types::snapshot::Beside::default(),
+            folded_from: None,
         });
         self.place(boundary, false, true);
     }

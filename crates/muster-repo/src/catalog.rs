@@ -26,10 +26,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use muster_types::catalog::Catalog;
-use muster_types::snapshot::ObjectInfo;
-use muster_types::{Incarnation, ShardName, SiteId, Timestamp};
+use muster_types::snapshot::{ObjectInfo, SnapshotRoot};
+use muster_types::{Incarnation, ShardName, SiteId, SnapshotId, Timestamp};
 
+use crate::document::from_json_zstd;
 use crate::error::{RepoError, RepoErrorKind};
+use crate::keys;
 use crate::repository::Repository;
 
 pub use sites::list_sites;
@@ -115,6 +117,21 @@ pub async fn survey(
         None => repository.shards().await?,
     };
     history::survey(repository, &shards, &query.sites, now).await
+}
+
+/// The root of a snapshot.
+///
+/// # Errors
+/// What the object store answers; a missing, damaged or newer one.
+pub async fn snapshot_root(
+    repository: &Repository,
+    shard: &ShardName,
+    incarnation: &Incarnation,
+    snapshot: &SnapshotId,
+) -> Result<SnapshotRoot, RepoError> {
+    let key = keys::snapshot(shard, incarnation, snapshot) + keys::ROOT;
+    let body = repository.objects().get(&key).await?.ok_or_else(|| RepoError::not_found(&key))?;
+    blocking(move || from_json_zstd(&key, &body)).await
 }
 
 /// A compacted segment that stands for a stretch of the log.

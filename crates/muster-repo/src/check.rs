@@ -2,7 +2,7 @@
 //!
 //! Objects are looked at in the order of their keys, round after round. Data is hashed whole and held against the digest
 //! that its root or index names. Documents must be readable, in place, and name objects that are there; an index must be
-//! the one that its successor names.
+//! the one that its successor names. Documents that are gone are told by what they left.
 //!
 //! # Invariants
 //! - A check goes on behind the last key that the one before it looked at, and reads at least its share of all bytes: what
@@ -12,7 +12,9 @@
 //! # Errors
 //! What the object store answers. Damage is a finding, not an error.
 
-use std::collections::BTreeMap;
+mod lost;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use muster_types::check::CheckProgress;
 use muster_types::compacted::CompactedRoot;
@@ -25,9 +27,11 @@ use serde::de::DeserializeOwned;
 use crate::catalog::{blocking, note_damage};
 use crate::document::{from_json, from_json_zstd, to_json};
 use crate::error::RepoError;
+use crate::forget;
 use crate::keys;
 use crate::objects::Objects;
 use crate::repository::Repository;
+use crate::retention;
 
 /// Bytes read at once.
 const WINDOW_BYTES: u64 = 8 * 1024 * 1024;
@@ -76,8 +80,20 @@ pub async fn check(repository: &Repository, share: f64, now: Timestamp) -> Resul
     let from = progress.reached.take();
     let behind = sizes.keys().filter(|key| from.as_ref().is_none_or(|from| *key > from));
     let around = sizes.keys().filter(|key| from.as_ref().is_some_and(|from| *key <= from));
-    let mut checker = Checker { objects: &**objects, sizes: &sizes, owner: None };
+    let condemned: BTreeSet<String> =
+        retention::condemned(repository).await?.into_iter().flat_map(|list| list.objects).collect();
+    let mut checker = Checker {
+        objects: &**objects,
+        sizes: &sizes,
+        owner: None,
+        erased: forget::digests(repository).await?,
+        condemned,
+    };
     let mut checked = Checked { objects: 0, bytes: 0, of_bytes, damages: Vec::new(), progress };
+    // Told by the listing alone, and so at once.
+    checked
+        .damages
+        .extend(lost::lost(sizes.keys(), &checker.condemned).iter().map(|key| RepoError::not_found(key)));
     let (mut spent, mut rounded) = (0, from.is_none());
     for key in behind.chain(around) {
         if spent >= budget && spent > 0 {
@@ -128,6 +144,10 @@ struct Checker<'a> {
     sizes: &'a BTreeMap<String, u64>,
     /// The document looked at last that names data, and what it names.
     owner: Option<(String, Vec<ObjectInfo>)>,
+    /// Digests that objects have since rows in them were overwritten.
+    erased: BTreeMap<String, Digest>,
+    /// Objects that may be half gone.
+    condemned: BTreeSet<String>,
 }
 
 impl Checker<'_> {
@@ -164,6 +184,7 @@ impl Checker<'_> {
     async fn named(&self, key: &str) -> Result<(Vec<ObjectInfo>, u64), RepoError> {
         if key.contains("/snapshots/") {
             let (root, bytes) = self.read::<SnapshotRoot>(key).await?;
+            self.base_is_whole(&root)?;
             let pages = root.pages.into_iter().map(|page| page.object);
             return Ok((root.packs.into_iter().chain(pages).collect(), bytes));
         }
@@ -175,6 +196,20 @@ impl Checker<'_> {
         let (segment, bytes) = self.read::<Segment>(key).await?;
         self.is_successor(key, &segment).await?;
         Ok((segment.data.into_iter().collect(), bytes))
+    }
+
+    /// The snapshot that this one was folded from has its root, or was pruned with all that it had.
+    fn base_is_whole(&self, root: &SnapshotRoot) -> Result<(), RepoError> {
+        let Some(base) = &root.folded_from else { return Ok(()) };
+        let folder = keys::snapshot(&root.shard, &root.incarnation, base);
+        let base = format!("{folder}{}", keys::ROOT);
+        let left = self.sizes.range(folder.clone()..).next().filter(|(key, _)| key.starts_with(&folder));
+        match left {
+            Some((key, _)) if !self.sizes.contains_key(&base) && !self.condemned.contains(key) => {
+                Err(RepoError::not_found(&base))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The index before this one, if it is there, is the one that this one names.
@@ -224,7 +259,8 @@ impl Checker<'_> {
             hasher.update(&bytes);
             offset += bytes.len() as u64;
         }
-        if *hasher.finalize().as_bytes() == object.digest.0 {
+        let found = Digest(*hasher.finalize().as_bytes());
+        if found == object.digest || self.erased.get(key) == Some(&found) {
             return Ok(object.bytes);
         }
         Err(RepoError::damaged(key, format!("its digest is not the one that `{owner}` says")))

@@ -30,6 +30,7 @@ use tokio::runtime::Handle;
 use crate::catalog::compacted::{self, Compacted};
 use crate::catalog::{Sites, blocking, log};
 use crate::error::RepoError;
+use crate::forget::Forgotten;
 use crate::repository::Repository;
 use source::Source;
 
@@ -78,7 +79,8 @@ pub async fn compact(
     incarnation: &Incarnation,
     dir: &Path,
 ) -> Result<Compaction, RepoError> {
-    let compactor = Compactor { repository, shard, incarnation, dir };
+    let forgotten = Forgotten::read(repository).await?;
+    let compactor = Compactor { repository, shard, incarnation, dir, forgotten };
     let mut done = Compaction::default();
     compactor.segments(&mut done).await?;
     let mut level = 2;
@@ -93,6 +95,7 @@ struct Compactor<'a> {
     shard: &'a ShardName,
     incarnation: &'a Incarnation,
     dir: &'a Path,
+    forgotten: Forgotten,
 }
 
 impl Compactor<'_> {
@@ -115,12 +118,16 @@ impl Compactor<'_> {
         Ok(())
     }
 
+    async fn segment(&self, sequence: u64) -> Result<Source, RepoError> {
+        source::segment(self.repository, self.shard, self.incarnation, sequence, &self.forgotten).await
+    }
+
     async fn merge_segments(&self, first: u64, last: u64, done: &mut Compaction) -> Result<(), RepoError> {
         let mut sources = Vec::new();
         for sequence in first..=last {
-            sources.push(source::segment(self.repository, self.shard, self.incarnation, sequence).await?);
+            sources.push(self.segment(sequence).await?);
         }
-        let next = source::segment(self.repository, self.shard, self.incarnation, last + 1).await?;
+        let next = self.segment(last + 1).await?;
         let ends = sources.last().map(|last| last.head);
         if next.predecessor != ends {
             return Err(source::broken(&next.key, ends, next.predecessor));
@@ -154,7 +161,8 @@ impl Compactor<'_> {
                 done.left += 1;
                 continue;
             }
-            let sources = group.into_iter().map(|found| source::compacted(self.repository, found)).collect();
+            let source = |found| source::compacted(self.repository, found, &self.forgotten);
+            let sources = group.into_iter().map(source).collect();
             self.merge(level, sources, done).await?;
             merged = true;
         }

@@ -11,6 +11,19 @@ pub const SHARDS: &str = "shards/";
 /// Folder of all runs.
 pub const RUNS: &str = "runs/";
 
+/// Folder of the versions of the topology.
+pub const TOPOLOGIES: &str = "topology/";
+
+/// A version of the topology.
+pub fn topology(version: u64) -> String {
+    format!("{TOPOLOGIES}{version:020}.json.zst")
+}
+
+/// The number in the key of a version of the topology.
+pub(crate) fn topology_version(key: &str) -> Option<u64> {
+    key.strip_prefix(TOPOLOGIES)?.strip_suffix(".json.zst")?.parse().ok()
+}
+
 /// Folder of a shard's incarnation documents.
 pub fn incarnations(shard: &ShardName) -> String {
     format!("shards/{shard}/incarnations/")
@@ -201,6 +214,25 @@ pub fn swept(name: &str) -> String {
 pub fn sweep(name: &str) -> String {
     format!("{SWEEPS}{name}.json")
 }
+
+/// Folder of the notes that sites are being forgotten, or were.
+pub const FORGETTINGS: &str = "forgotten/begun/";
+
+/// The note that a site is being forgotten.
+pub fn forgetting(name: &str) -> String {
+    format!("{FORGETTINGS}{name}.json")
+}
+
+/// Folder of the receipts of what was forgotten.
+pub const FORGET_RECEIPTS: &str = "forgotten/receipts/";
+
+/// The receipt of what was forgotten.
+pub fn forget_receipt(name: &str) -> String {
+    format!("{FORGET_RECEIPTS}{name}.json.zst")
+}
+
+/// Folder of all preflights.
+pub const PREFLIGHTS: &str = "preflights/";
 
 /// Folder of the notes how far checks came.
 pub const CHECKS: &str = "check/";

@@ -14,11 +14,13 @@
 //! | [`check`] | objects held against their digests, a share at a time |
 //! | [`compact`] | the log compacted: consecutive segments laid out anew, site by site |
 //! | [`catalog`] | what can be restored, read for chosen sites |
+//! | [`forget`] | sites that are forgotten |
 //! | [`log`] | [`log::LogReader`]: the change log between two positions |
 //! | [`preflights`] | preflights that passed |
 //! | [`range`] | [`RangeReader`]: coalesced ranged reads, each fetched once |
 //! | [`rows`] | the rows of one table at a recovery point |
 //! | [`retention`] | holds, and lists of what is to be removed |
+//! | [`topologies`] | the topology, version by version |
 //! | [`runs`] | [`RunObjects`]: plan and journal of a run |
 //!
 //! # Invariants
@@ -42,6 +44,7 @@ mod create;
 mod document;
 pub mod drills;
 pub mod error;
+pub mod forget;
 pub mod jobs;
 pub mod keys;
 pub mod log;
@@ -56,6 +59,7 @@ pub mod runs;
 pub mod s3;
 pub mod segment;
 pub mod snapshot;
+pub mod topologies;
 
 pub use chain::{Chain, ChainError, ChainHead};
 pub use drills::DrillObjects;

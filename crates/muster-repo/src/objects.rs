@@ -71,6 +71,11 @@ pub trait Objects: Send + Sync {
     /// Removes an object; one that is absent is no error. Only for keys that nobody creates again.
     async fn delete(&self, key: &str) -> Result<(), RepoError>;
 
+    /// Removes the versions of an object that are not its newest, where the bucket keeps any; how many there were.
+    async fn remove_older_versions(&self, _key: &str) -> Result<u64, RepoError> {
+        Ok(0)
+    }
+
     /// The names between `prefix`, which ends with `/`, and the next `/`, ascending.
     async fn list_folders(&self, prefix: &str) -> Result<Vec<String>, RepoError>;
 }

@@ -1,7 +1,7 @@
 //! Preflights that passed, by hash and time: what an acting side presents is looked up here.
 
-use muster_types::Digest;
 use muster_types::preflight::Preflight;
+use muster_types::{Digest, SiteId};
 
 use crate::document::{from_json_zstd, to_json_zstd};
 use crate::error::RepoError;
@@ -27,4 +27,23 @@ pub async fn newest(repository: &Repository, hash: &Digest) -> Result<Option<Pre
     let Some(entry) = found.last() else { return Ok(None) };
     let Some(body) = repository.objects().get(&entry.key).await? else { return Ok(None) };
     from_json_zstd(&entry.key, &body).map(Some)
+}
+
+/// Removes those that name a site; their keys.
+///
+/// # Errors
+/// What the object store answers; a damaged or newer one.
+pub async fn forget(repository: &Repository, site: &SiteId) -> Result<Vec<String>, RepoError> {
+    let mut removed = Vec::new();
+    for entry in repository.objects().list(keys::PREFLIGHTS, None).await? {
+        let Some(body) = repository.objects().get(&entry.key).await? else { continue };
+        let found: Preflight = from_json_zstd(&entry.key, &body)?;
+        if found.subjects.iter().any(|subject| subject.site == *site) {
+            repository.objects().delete(&entry.key).await?;
+            // Versions under a delete marker are older ones.
+            repository.objects().remove_older_versions(&entry.key).await?;
+            removed.push(entry.key);
+        }
+    }
+    Ok(removed)
 }

@@ -82,6 +82,16 @@ impl RunObjects {
         Ok(Some(plan))
     }
 
+    /// Puts another plan in the place of that of a run that has ended.
+    ///
+    /// # Errors
+    /// What the object store answers.
+    pub async fn replace_plan(&self, plan: &Plan) -> Result<(), RepoError> {
+        let key = keys::plan(&self.run);
+        self.repository.objects().put(&key, to_json_zstd(plan)?).await?;
+        self.repository.objects().remove_older_versions(&key).await.map(drop)
+    }
+
     /// Appends a journal entry to the slot of its sequence number. After an error it is unknown whether it landed:
     /// only the same entry may be sent again.
     ///

@@ -54,6 +54,7 @@ pub struct SnapshotWriter {
     session: BTreeMap<String, String>,
     tables: Vec<CapturedTable>,
     beside: Beside,
+    folded_from: Option<SnapshotId>,
     pack: Option<ChunkWriter>,
     packs: Vec<SpoolFile>,
     slice: Option<Slice>,
@@ -81,6 +82,7 @@ impl SnapshotWriter {
             session,
             tables: Vec::new(),
             beside: Beside::default(),
+            folded_from: None,
             pack: None,
             packs: Vec::new(),
             slice: None,
@@ -100,6 +102,11 @@ impl SnapshotWriter {
     /// What stands beside the tables.
     pub fn beside(&mut self, beside: &Beside) {
         self.beside = beside.clone();
+    }
+
+    /// Its rows are folded from `snapshot` and the log behind it.
+    pub fn folded_from(&mut self, snapshot: SnapshotId) {
+        self.folded_from = Some(snapshot);
     }
 
     /// Rows so far.
@@ -256,6 +263,7 @@ impl SnapshotWriter {
             pages: self.pages.into_iter().map(|(page, _)| page).collect(),
             unowned: self.unowned,
             beside: self.beside,
+            folded_from: self.folded_from,
         };
         let key = folder + keys::ROOT;
         match objects.create(&key, to_json_zstd(&root)?).await? {

@@ -129,6 +129,9 @@ pub struct SnapshotInfo {
     /// What stands beside its tables.
     #[serde(default, skip_serializing_if = "Beside::is_empty")]
     pub beside: Beside,
+    /// It was folded from this snapshot and the log behind it; absent where the shard was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folded_from: Option<SnapshotId>,
 }
 
 /// A segment, without its sites.

@@ -16,6 +16,7 @@ pub mod check;
 pub mod compacted;
 pub mod digest;
 pub mod drill;
+pub mod forget;
 pub mod format;
 pub mod ids;
 pub mod incident;

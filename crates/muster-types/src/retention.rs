@@ -1,7 +1,10 @@
 //! What the repository promises to keep, and what is on its way out of it.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
+use crate::digest::Digest;
 use crate::ids::{Incarnation, PlanId, ShardName, SiteId};
 use crate::time::Timestamp;
 
@@ -95,6 +98,12 @@ pub struct PlanHold {
     pub created_at: Timestamp,
     /// Until when it holds.
     pub expires_at: Timestamp,
+    /// The sites that it restores.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sites: Option<BTreeSet<SiteId>>,
+    /// Digest of the topology that it was made with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topology: Option<Digest>,
     /// Keys of the objects.
     pub objects: Vec<String>,
 }

@@ -77,6 +77,9 @@ pub struct SnapshotRoot {
     /// What stands beside the tables.
     #[serde(default, skip_serializing_if = "Beside::is_empty")]
     pub beside: Beside,
+    /// It was folded in the repository from this snapshot and the log behind it; absent where the shard was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folded_from: Option<SnapshotId>,
 }
 
 /// What a shard has beside its tables, as an empty shard is given it.

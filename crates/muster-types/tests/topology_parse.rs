@@ -547,7 +547,8 @@ fn jobs_say_what_they_do_and_when() {
     let with = |text: &str| format!("{text}\n\n[tiers.standard]");
     let good = "[serve]\nlisten = \"127.0.0.1:9320\"\n\n[jobs.nightly]\nwhat = \"drill\"\nfile = \"d.toml\"\n\
                 cron = \"30 2 * * *\"\nzone = \"Europe/Berlin\"\njitter_seconds = 600\n\n\
-                [jobs.check]\nwhat = \"check\"\ncron = \"0 * * * *\"\nshare_percent = 4";
+                [jobs.check]\nwhat = \"check\"\ncron = \"0 * * * *\"\nshare_percent = 4\n\n\
+                [jobs.fold]\nwhat = \"fold\"\ncron = \"0 1 * * *\"\nreal_snapshot_every_days = 3";
     let topology = parse(&GOOD.replace("[tiers.standard]", &with(good))).unwrap();
     assert_eq!(
         topology.serve,
@@ -564,6 +565,7 @@ fn jobs_say_what_they_do_and_when() {
         (topology.jobs["check"].what.clone(), topology.jobs["check"].zone.as_str()),
         (JobWhat::Check { share_percent: 4 }, "UTC")
     );
+    assert_eq!(topology.jobs["fold"].what, JobWhat::Fold { real_snapshot_every_days: 3 });
     let bad = "[serve]\nlisten = \"here\"\n\n[jobs.\"a b\"]\nwhat = \"sleep\"\ncron = \"* * * * *\"\n\n[jobs.drill]\nwhat = \"drill\"";
     assert_eq!(
         wrong(&[("[tiers.standard]", &with(bad))]),
@@ -573,7 +575,7 @@ t.toml:11: `here` in [serve] is no address to listen on
 t.toml:13: `a b` is no name of a job
     use 1 to 64 letters, digits, `-` and `_`: it becomes part of object keys
 t.toml:14: `sleep` is nothing that a job does
-    write `snapshot`, `compact`, `prune`, `check` or `drill`
+    write `snapshot`, `fold`, `compact`, `prune`, `check` or `drill`
 t.toml:17: [jobs.drill] has no `cron`
     add `cron = \"MINUTE HOUR DAY MONTH WEEKDAY\"`, e.g. \"30 2 * * *\"
 t.toml:17: [jobs.drill] has no `file`

@@ -1,6 +1,5 @@
 //! `muster abandon`: give a run up.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -10,6 +9,7 @@ use muster_types::RunId;
 use crate::commands::apply;
 use crate::context::Context;
 use crate::print;
+use crate::topology_place::TopologyPlace;
 
 /// Arguments of `muster abandon`.
 #[derive(Debug, Args)]
@@ -21,7 +21,7 @@ pub(crate) struct AbandonArgs {
     reason: String,
 }
 
-pub(crate) async fn run(topology: &Path, args: AbandonArgs) -> Result<ExitCode> {
+pub(crate) async fn run(topology: &TopologyPlace, args: AbandonArgs) -> Result<ExitCode> {
     let context = Context::open(topology).await?;
     let (engine, _shown) = apply::engine(&context);
     engine.abandon(&args.run, &args.reason).await.map_err(apply::failure)?;

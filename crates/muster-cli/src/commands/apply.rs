@@ -1,6 +1,6 @@
 //! `muster apply` and `muster resume`: execute a plan, to the end.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, anyhow};
@@ -13,6 +13,7 @@ use muster_types::{RunId, Timestamp};
 
 use crate::commands::{plan, s3};
 use crate::context::{self, Context};
+use crate::topology_place::TopologyPlace;
 use crate::{exit, print, progress};
 
 /// Arguments of `muster apply`.
@@ -35,7 +36,7 @@ pub(crate) struct ResumeArgs {
     run: RunId,
 }
 
-pub(crate) async fn apply(topology: &Path, args: ApplyArgs) -> Result<ExitCode> {
+pub(crate) async fn apply(topology: &TopologyPlace, args: ApplyArgs) -> Result<ExitCode> {
     let plan = plan::read(&args.plan)?;
     if plan.worst() == Some(Severity::Fatal) {
         return Err(exit::refused(
@@ -90,7 +91,7 @@ async fn refuse_known(context: &Context, run: &RunId) -> Result<()> {
     )))
 }
 
-pub(crate) async fn resume(topology: &Path, args: ResumeArgs) -> Result<ExitCode> {
+pub(crate) async fn resume(topology: &TopologyPlace, args: ResumeArgs) -> Result<ExitCode> {
     let context = Context::open(topology).await?;
     let (engine, shown) = engine(&context);
     let cancel = cancel_on_signal();

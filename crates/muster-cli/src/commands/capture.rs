@@ -1,7 +1,6 @@
 //! `muster capture`: record shards into the repository.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +14,7 @@ use tokio::task::block_in_place;
 
 use crate::commands::{families, release, s3};
 use crate::context::{self, Context};
+use crate::topology_place::TopologyPlace;
 use crate::{exit, print, select};
 
 /// Between two looks at the log while waiting for it to cover a moment.
@@ -79,10 +79,10 @@ enum CaptureCommand {
     Status,
 }
 
-pub(crate) async fn run(path: &Path, args: CaptureArgs) -> Result<ExitCode> {
+pub(crate) async fn run(place: &TopologyPlace, args: CaptureArgs) -> Result<ExitCode> {
     match args.command {
         Some(CaptureCommand::Init { shard }) => {
-            let topology = context::topology(path)?;
+            let topology = context::topology(place).await?;
             let shards = chosen(&topology, &shard)?;
             let done = block_in_place(|| Installer::new(&topology, shards.as_ref()).init());
             for note in families::notes(&topology) {
@@ -95,15 +95,15 @@ pub(crate) async fn run(path: &Path, args: CaptureArgs) -> Result<ExitCode> {
             })
         }
         Some(CaptureCommand::Remove { shard }) => {
-            let topology = context::topology(path)?;
+            let topology = context::topology(place).await?;
             let shards = chosen(&topology, &shard)?;
             let done = block_in_place(|| Installer::new(&topology, shards.as_ref()).remove());
             installed(&done, |()| "everything of Muster is gone; its recovery points end here".to_owned())
         }
-        Some(CaptureCommand::Release { site }) => release::run(path, &site).await,
-        Some(CaptureCommand::Wait { covers, timeout_seconds }) => wait(path, &covers, timeout_seconds).await,
-        Some(CaptureCommand::Status) => status(path).await,
-        None => record(path, args.record).await,
+        Some(CaptureCommand::Release { site }) => release::run(place, &site).await,
+        Some(CaptureCommand::Wait { covers, timeout_seconds }) => wait(place, &covers, timeout_seconds).await,
+        Some(CaptureCommand::Status) => status(place).await,
+        None => record(place, args.record).await,
     }
 }
 
@@ -149,8 +149,9 @@ fn ended(failed: usize, shards: usize) -> Result<ExitCode> {
     Ok(ExitCode::from(exit as u8))
 }
 
-async fn record(path: &Path, args: RecordArgs) -> Result<ExitCode> {
-    let context = Context::open_or_create(path).await?;
+async fn record(place: &TopologyPlace, args: RecordArgs) -> Result<ExitCode> {
+    let context = Context::open_or_create(place).await?;
+    context.keep_topology_or_tell().await;
     let mut options = CaptureOptions::of(&context.topology);
     options.shards = chosen(&context.topology, &args.shard)?;
     options.snapshot = args.snapshot;
@@ -271,9 +272,9 @@ async fn reached(context: &Context) -> Result<Vec<Reached>> {
     Ok(context.topology.shards.iter().map(one).collect())
 }
 
-async fn wait(path: &Path, covers: &str, timeout_seconds: u64) -> Result<ExitCode> {
+async fn wait(place: &TopologyPlace, covers: &str, timeout_seconds: u64) -> Result<ExitCode> {
     let moment = select::moment(covers)?;
-    let context = Context::open(path).await?;
+    let context = Context::open(place).await?;
     let deadline = tokio::time::Instant::now() + Duration::from_secs(timeout_seconds);
     loop {
         let mut behind = Vec::new();
@@ -299,8 +300,8 @@ async fn wait(path: &Path, covers: &str, timeout_seconds: u64) -> Result<ExitCod
     }
 }
 
-async fn status(path: &Path) -> Result<ExitCode> {
-    let context = Context::open(path).await?;
+async fn status(place: &TopologyPlace) -> Result<ExitCode> {
+    let context = Context::open(place).await?;
     let now = context::now();
     let mut rows = Vec::new();
     for reached in reached(&context).await? {

@@ -250,7 +250,7 @@ impl Demo {
     }
 
     fn listen(&self) -> Result<String> {
-        let topology = context::topology(&self.dir.join("muster.toml"))?;
+        let topology = context::topology_file(&self.dir.join("muster.toml"))?;
         let endpoint = topology.repository.endpoint.unwrap_or_default();
         Ok(endpoint.trim_start_matches("http://").to_owned())
     }

@@ -10,6 +10,7 @@ use muster_plan::detect::{self, DetectOptions, DetectedSite, Detection};
 use muster_types::Timestamp;
 
 use crate::context::{self, Context};
+use crate::topology_place::TopologyPlace;
 use crate::{exit, print, select};
 
 /// Most sites that the terminal lists; the incident file has all.
@@ -35,7 +36,7 @@ pub(crate) struct DetectArgs {
     title: String,
 }
 
-pub(crate) async fn run(topology: &Path, args: DetectArgs) -> Result<ExitCode> {
+pub(crate) async fn run(topology: &TopologyPlace, args: DetectArgs) -> Result<ExitCode> {
     let (from, to) = (select::moment(&args.from)?, select::moment(&args.to)?);
     if from > to {
         return Err(exit::input(format!("the window ends before it begins: from {from} to {to}")));

@@ -1,7 +1,6 @@
 //! `muster diff`: a site at two moments, or at one and live.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -15,6 +14,7 @@ use muster_types::{SiteId, Timestamp};
 use tokio::sync::mpsc;
 
 use crate::context::Context;
+use crate::topology_place::TopologyPlace;
 use crate::{exit, print, select};
 
 /// Batches of live rows that wait to be compared.
@@ -42,7 +42,7 @@ enum Later {
     Live,
 }
 
-pub(crate) async fn run(topology: &Path, args: DiffArgs) -> Result<ExitCode> {
+pub(crate) async fn run(topology: &TopologyPlace, args: DiffArgs) -> Result<ExitCode> {
     let site: SiteId = args.site.parse().map_err(exit::input)?;
     let from = select::moment(&args.from)?;
     let context = Context::open(topology).await?;

@@ -13,6 +13,7 @@ use muster_types::drill::{DrillRecord, Made, Verdict};
 
 use crate::commands::{apply, drill_history};
 use crate::context::{self, Context};
+use crate::topology_place::TopologyPlace;
 use crate::{exit, print};
 
 /// Arguments of `muster drill`.
@@ -44,7 +45,7 @@ struct RunArgs {
     json: bool,
 }
 
-pub(crate) async fn run(topology: &Path, args: DrillArgs) -> Result<ExitCode> {
+pub(crate) async fn run(topology: &TopologyPlace, args: DrillArgs) -> Result<ExitCode> {
     match args.command {
         DrillCommand::Run(args) => rehearse(topology, args).await,
         DrillCommand::Clean => clean_up(topology).await,
@@ -76,7 +77,7 @@ pub(crate) async fn run_file(
     drill.run().await.map_err(failure)
 }
 
-async fn rehearse(topology: &Path, args: RunArgs) -> Result<ExitCode> {
+async fn rehearse(topology: &TopologyPlace, args: RunArgs) -> Result<ExitCode> {
     let context = Context::open(topology).await?;
     let record = run_file(&context, &args.drill, args.seed, apply::cancel_on_signal()).await?;
     if args.json {
@@ -137,7 +138,7 @@ fn names(made: &[Made]) -> String {
     made.iter().map(|made| format!("{}/{}", made.sandbox, made.name)).collect::<Vec<_>>().join(", ")
 }
 
-async fn clean_up(topology: &Path) -> Result<ExitCode> {
+async fn clean_up(topology: &TopologyPlace) -> Result<ExitCode> {
     let context = Context::open(topology).await?;
     let options = Options::new(apply::operator(), context.topology.digest);
     let cleaned = clean::clean(&context.repository, &context.topology, &options).await.map_err(failure)?;

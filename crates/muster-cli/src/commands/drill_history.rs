@@ -1,6 +1,5 @@
 //! `muster drill history`: what drills have proven.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -11,6 +10,7 @@ use muster_types::Timestamp;
 use muster_types::topology::KindMode;
 
 use crate::context::{self, Context};
+use crate::topology_place::TopologyPlace;
 use crate::{exit, print};
 
 /// Names of what was never proven that the terminal shows; `--json` has all.
@@ -30,7 +30,7 @@ pub(crate) struct HistoryArgs {
     json: bool,
 }
 
-pub(crate) async fn run(topology: &Path, args: HistoryArgs) -> Result<ExitCode> {
+pub(crate) async fn run(topology: &TopologyPlace, args: HistoryArgs) -> Result<ExitCode> {
     if !(args.factor.is_finite() && args.factor >= 1.0) {
         return Err(exit::input(format!("--factor {} is not a number of at least 1", args.factor)));
     }

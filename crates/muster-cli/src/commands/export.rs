@@ -13,6 +13,7 @@ use muster_types::SiteId;
 use muster_types::topology::DriverConfig;
 
 use crate::context::Context;
+use crate::topology_place::TopologyPlace;
 use crate::{exit, print, select};
 
 /// Arguments of `muster export`.
@@ -44,7 +45,7 @@ enum Format {
     Postgres,
 }
 
-pub(crate) async fn run(topology: &Path, args: ExportArgs) -> Result<ExitCode> {
+pub(crate) async fn run(topology: &TopologyPlace, args: ExportArgs) -> Result<ExitCode> {
     let site: SiteId = args.site.parse().map_err(exit::input)?;
     let at = select::moment(&args.at)?;
     let context = Context::open(topology).await?;

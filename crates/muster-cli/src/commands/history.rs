@@ -1,6 +1,5 @@
 //! `muster history`: when a site changed.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -9,6 +8,7 @@ use muster_plan::history::{self, Activity};
 use muster_types::SiteId;
 
 use crate::context::Context;
+use crate::topology_place::TopologyPlace;
 use crate::{exit, print, select};
 
 /// Arguments of `muster history`.
@@ -24,7 +24,7 @@ pub(crate) struct HistoryArgs {
     to: String,
 }
 
-pub(crate) async fn run(topology: &Path, args: HistoryArgs) -> Result<ExitCode> {
+pub(crate) async fn run(topology: &TopologyPlace, args: HistoryArgs) -> Result<ExitCode> {
     let site: SiteId = args.site.parse().map_err(exit::input)?;
     let from = args.from.as_deref().map(select::moment).transpose()?;
     let to = select::moment(&args.to)?;

@@ -36,7 +36,7 @@ use crate::args::{Args, Command};
 
 /// Runs the command; the exit code says how it ended.
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
-    let topology = args.topology.as_path();
+    let topology = &args.topology;
     match args.command {
         Command::Demo(command) => demo::run(command).await,
         Command::Check(command) => check::run(topology, command).await,

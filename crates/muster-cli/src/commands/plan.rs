@@ -20,6 +20,7 @@ use muster_types::{Kind, ShardName, SiteId, StoreId, Timestamp};
 use crate::commands::plan_view;
 use crate::context::{self, Context};
 use crate::select::{self, SiteFilter, SiteIds};
+use crate::topology_place::TopologyPlace;
 use crate::{exit, print};
 
 /// Arguments of `muster plan`.
@@ -77,7 +78,7 @@ enum Proof {
     Full,
 }
 
-pub(crate) async fn run(topology: &Path, args: PlanArgs) -> Result<ExitCode> {
+pub(crate) async fn run(topology: &TopologyPlace, args: PlanArgs) -> Result<ExitCode> {
     let context = Context::open(topology).await?;
     let incident = incident(&context, &args).await?;
     let request = PlanRequest {
@@ -153,6 +154,8 @@ async fn hold(context: &Context, plan: &Plan) -> Result<()> {
         title: plan.request.incident.title.clone(),
         created_at: plan.created_at,
         expires_at: plan.expires_at,
+        sites: Some(plan.sites.iter().map(|site| site.site.clone()).collect()),
+        topology: Some(plan.topology),
         objects: plan.objects.iter().map(|object| object.key.clone()).collect(),
     };
     retention::hold_plan(&context.repository, &hold).await?;

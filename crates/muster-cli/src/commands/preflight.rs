@@ -21,6 +21,7 @@ use muster_types::{Digest, Kind, SiteId};
 
 use super::{apply, preflight_view};
 use crate::context::{self, Context};
+use crate::topology_place::TopologyPlace;
 use crate::{exit, print, select};
 
 /// Shards asked at once: each costs a connection and hardly any work here.
@@ -78,7 +79,7 @@ struct ListArgs {
     json: bool,
 }
 
-pub(crate) async fn run(topology: &Path, args: PreflightArgs) -> Result<ExitCode> {
+pub(crate) async fn run(topology: &TopologyPlace, args: PreflightArgs) -> Result<ExitCode> {
     let context = Context::open(topology).await?;
     match args.command {
         PreflightCommand::Deletion(args) => deletion(&context, args).await,

@@ -1,6 +1,5 @@
 //! `muster capture release`: databases of one site are captured no longer.
 
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -11,10 +10,11 @@ use muster_types::SiteId;
 use crate::commands::capture::{installed, say};
 use crate::context::Context;
 use crate::exit;
+use crate::topology_place::TopologyPlace;
 
-pub(crate) async fn run(path: &Path, site: &str) -> Result<ExitCode> {
+pub(crate) async fn run(place: &TopologyPlace, site: &str) -> Result<ExitCode> {
     let site: SiteId = site.parse().map_err(exit::input)?;
-    let topology = crate::context::topology(path)?;
+    let topology = crate::context::topology(place).await?;
     let shards = muster_capture::databases_of(&topology, &site);
     if shards.is_empty() {
         return Err(exit::input(format!(
@@ -23,7 +23,7 @@ pub(crate) async fn run(path: &Path, site: &str) -> Result<ExitCode> {
             site.as_str()
         )));
     }
-    let context = Context::open_or_create(path).await?;
+    let context = Context::open_or_create(place).await?;
     let events: Events = Arc::new(|event| say(&event));
     let done = muster_capture::release(&context.repository, &topology, &shards, &events).await;
     installed(&done, told)

@@ -2,11 +2,13 @@
 
 mod check;
 mod compact;
+pub(crate) mod fold;
+mod forget;
 mod hold;
 mod prune;
 mod stats;
+mod topology;
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -15,6 +17,7 @@ use muster_types::ShardName;
 
 use crate::context::Context;
 use crate::exit;
+use crate::topology_place::TopologyPlace;
 
 /// Arguments of `muster repo`.
 #[derive(Debug, Args)]
@@ -27,6 +30,10 @@ pub(crate) struct RepoArgs {
 enum RepoCommand {
     /// Lay the change logs out anew, site by site, so that a restore over many days reads few objects.
     Compact(compact::CompactArgs),
+    /// Make a new snapshot from the last one and the log, without touching the shard.
+    Fold(fold::FoldArgs),
+    /// Overwrite everything that is held of a site, for good, and write a receipt.
+    Forget(forget::ForgetArgs),
     /// Remove what no promised moment, hold, saved plan or open run needs, in two phases.
     Prune(prune::PruneArgs),
     /// Keep a shard, a site's shards or a stretch of time, whatever the retention says.
@@ -37,19 +44,24 @@ enum RepoCommand {
     Check(check::CheckArgs),
     /// Show objects and bytes by shard, and by site on request.
     Stats(stats::StatsArgs),
+    /// The topology that the repository keeps, version by version.
+    Topology(topology::TopologyArgs),
     /// List holds, and the saved plans that hold their objects.
     Holds(hold::HoldsArgs),
 }
 
-pub(crate) async fn run(topology: &Path, args: RepoArgs) -> Result<ExitCode> {
+pub(crate) async fn run(topology: &TopologyPlace, args: RepoArgs) -> Result<ExitCode> {
     let context = Context::open(topology).await?;
     match args.command {
         RepoCommand::Compact(args) => compact::run(&context, args).await,
+        RepoCommand::Fold(args) => fold::run(&context, args).await,
+        RepoCommand::Forget(args) => forget::run(&context, args).await,
         RepoCommand::Prune(args) => prune::run(&context, args).await,
         RepoCommand::Hold(args) => hold::place(&context, args).await,
         RepoCommand::Unhold(args) => hold::lift(&context, args).await,
         RepoCommand::Check(args) => check::run(&context, args).await,
         RepoCommand::Stats(args) => stats::run(&context, args).await,
+        RepoCommand::Topology(args) => topology::run(&context, args).await,
         RepoCommand::Holds(args) => hold::list(&context, args).await,
     }
 }

@@ -1,6 +1,6 @@
 //! `muster report`: what a run did, for the terminal, as JSON, or as one HTML file.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -10,6 +10,7 @@ use muster_types::report::{Distribution, Report, RunStatus, SiteReport};
 
 use crate::commands::apply;
 use crate::context::Context;
+use crate::topology_place::TopologyPlace;
 use crate::{exit, print};
 
 /// Most sites that the terminal lists; the page and the JSON have all.
@@ -28,7 +29,7 @@ pub(crate) struct ReportArgs {
     html: Option<PathBuf>,
 }
 
-pub(crate) async fn run(topology: &Path, args: ReportArgs) -> Result<ExitCode> {
+pub(crate) async fn run(topology: &TopologyPlace, args: ReportArgs) -> Result<ExitCode> {
     let context = Context::open(topology).await?;
     let report = muster_engine::load_report(&context.repository, &args.run)
         .await

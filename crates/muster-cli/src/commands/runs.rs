@@ -1,6 +1,5 @@
 //! `muster runs`: the runs in the repository.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -9,12 +8,13 @@ use muster_repo::RunObjects;
 
 use crate::context::Context;
 use crate::print;
+use crate::topology_place::TopologyPlace;
 
 /// Arguments of `muster runs`.
 #[derive(Debug, Args)]
 pub(crate) struct RunsArgs {}
 
-pub(crate) async fn run(topology: &Path, _args: RunsArgs) -> Result<ExitCode> {
+pub(crate) async fn run(topology: &TopologyPlace, _args: RunsArgs) -> Result<ExitCode> {
     let context = Context::open(topology).await?;
     let mut rows = Vec::new();
     for run in RunObjects::list(&context.repository).await? {

@@ -1,7 +1,6 @@
 //! `muster serve`: capture, scheduled jobs, and a look for lost sites all the time, as one long-running process.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,6 +19,7 @@ use super::serve_alarm::Alarm;
 use super::serve_jobs::{self, Server};
 use super::{capture, s3};
 use crate::context::{self, Context};
+use crate::topology_place::TopologyPlace;
 use crate::{exit, print};
 
 /// Capture events that a snapshot job may be behind: a cycle of each shard tells a few.
@@ -29,9 +29,10 @@ const EVENTS_KEPT: usize = 4096;
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {}
 
-pub(crate) async fn run(path: &Path, _args: ServeArgs) -> Result<ExitCode> {
-    let context = Arc::new(Context::open_or_create(path).await?);
+pub(crate) async fn run(place: &TopologyPlace, _args: ServeArgs) -> Result<ExitCode> {
+    let context = Arc::new(Context::open_or_create(place).await?);
     let schedules = schedules(&context.topology)?;
+    context.keep_topology_or_tell().await;
     let listener = match context.topology.serve.listen {
         Some(listen) => {
             let bound = http::bind(listen).await;

@@ -16,9 +16,13 @@ use muster_types::{ShardName, Timestamp};
 use tokio::sync::{broadcast, oneshot, watch};
 
 use super::drill;
+use super::repo::fold::{differences, shard_folded};
 use super::serve::Health;
 use crate::context::{self, Context};
 use crate::print;
+
+/// Microseconds of a day.
+const DAY_MICROS: i64 = 86_400_000_000;
 
 /// What the jobs of one server share.
 pub(crate) struct Server {
@@ -66,7 +70,8 @@ impl Work for JobWork {
 
     /// Only who captures a shard can have a snapshot of it taken.
     fn is_able(&self) -> bool {
-        self.what != JobWhat::Snapshot || self.server.health.captures_all()
+        let snapshots = matches!(self.what, JobWhat::Snapshot | JobWhat::Fold { .. });
+        !snapshots || self.server.health.captures_all()
     }
 }
 
@@ -74,6 +79,7 @@ async fn does(server: &Server, what: &JobWhat) -> Result<String> {
     let context = &server.context;
     match what {
         JobWhat::Snapshot => snapshot(server).await,
+        JobWhat::Fold { real_snapshot_every_days } => fold(server, *real_snapshot_every_days).await,
         JobWhat::Compact => compact(context).await,
         JobWhat::Prune => prune(context).await,
         JobWhat::Check { share_percent } => check(context, *share_percent).await,
@@ -111,6 +117,40 @@ async fn snapshot(server: &Server) -> Result<String> {
         }
     }
     Ok(format!("{shards} shards, {} rows", print::count(rows_total)))
+}
+
+/// Snapshots of the shards where the last ones are too old; else folded ones, and what was read since is compared.
+async fn fold(server: &Server, real_snapshot_every_days: u64) -> Result<String> {
+    let context = &server.context;
+    let days = i64::try_from(real_snapshot_every_days).unwrap_or(i64::MAX);
+    let since = context::now().plus_micros(days.saturating_mul(DAY_MICROS).saturating_neg());
+    let catalog = context.catalog_of([]).await?;
+    let real = |shard: &ShardName| {
+        let history = catalog.shards.get(shard)?.incarnations.last()?;
+        let read = history.snapshots.iter().rfind(|snapshot| snapshot.folded_from.is_none())?;
+        Some(read.boundary.at)
+    };
+    let shards: Vec<&ShardName> = context.topology.shards.keys().collect();
+    if shards.iter().any(|shard| real(shard).is_none_or(|at| at < since)) {
+        return Ok(format!(
+            "read from the shards, since {real_snapshot_every_days} days are over: {}",
+            snapshot(server).await?
+        ));
+    }
+    let (mut rows, mut found, mut compared) = (0, Vec::new(), 0);
+    for shard in &shards {
+        let done = shard_folded(context, shard, None, false).await?;
+        rows += done.folded.map_or(0, |folded| folded.rows);
+        if let Some(done) = done.compared {
+            compared += 1;
+            found.extend(differences(&done).into_iter().map(|line| format!("{shard}: {line}")));
+        }
+    }
+    if let Some(first) = found.first() {
+        found.iter().for_each(print::talk);
+        bail!("folded snapshots are not what the shards had: {first}");
+    }
+    Ok(format!("{} shards, {} rows, {compared} snapshots compared", shards.len(), print::count(rows)))
 }
 
 async fn compact(context: &Context) -> Result<String> {

@@ -1,6 +1,5 @@
 //! `muster show`: what a site was at a moment.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -11,6 +10,7 @@ use muster_types::SiteId;
 use muster_types::table::CapturedTable;
 
 use crate::context::Context;
+use crate::topology_place::TopologyPlace;
 use crate::{exit, print, select};
 
 /// Most characters of a value that the terminal shows.
@@ -32,7 +32,7 @@ pub(crate) struct ShowArgs {
     limit: usize,
 }
 
-pub(crate) async fn run(topology: &Path, args: ShowArgs) -> Result<ExitCode> {
+pub(crate) async fn run(topology: &TopologyPlace, args: ShowArgs) -> Result<ExitCode> {
     let site: SiteId = args.site.parse().map_err(exit::input)?;
     let at = select::moment(&args.at)?;
     let context = Context::open(topology).await?;

@@ -1,6 +1,5 @@
 //! `muster sites`: the sites that the repository knows.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -10,12 +9,13 @@ use muster_types::ShardName;
 
 use crate::context::Context;
 use crate::print;
+use crate::topology_place::TopologyPlace;
 
 /// Arguments of `muster sites`.
 #[derive(Debug, Args)]
 pub(crate) struct SitesArgs {}
 
-pub(crate) async fn run(topology: &Path, _args: SitesArgs) -> Result<ExitCode> {
+pub(crate) async fn run(topology: &TopologyPlace, _args: SitesArgs) -> Result<ExitCode> {
     let context = Context::open(topology).await?;
     for (site, shards) in catalog::list_sites(&context.repository, None).await? {
         let shards: Vec<&str> = shards.iter().map(ShardName::as_str).collect();

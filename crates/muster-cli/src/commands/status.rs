@@ -1,6 +1,5 @@
 //! `muster status`: where a run stands.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -12,6 +11,7 @@ use muster_types::report::RunStatus;
 use crate::commands::apply;
 use crate::context::Context;
 use crate::print;
+use crate::topology_place::TopologyPlace;
 
 /// Most running or failed steps listed.
 const STEPS_MAX: usize = 10;
@@ -23,7 +23,7 @@ pub(crate) struct StatusArgs {
     run: RunId,
 }
 
-pub(crate) async fn run(topology: &Path, args: StatusArgs) -> Result<ExitCode> {
+pub(crate) async fn run(topology: &TopologyPlace, args: StatusArgs) -> Result<ExitCode> {
     let context = Context::open(topology).await?;
     let status = muster_engine::load_status(&context.repository, &args.run, &Clock::system())
         .await

@@ -298,6 +298,7 @@ impl Script {
             tables: self.tables.clone(),
             packs: vec![self.object(&format!("pack-{number}"))],
             beside: muster_types::snapshot::Beside::default(),
+            folded_from: None,
         };
         self.history.snapshots.push(info);
         if self.history.segments.is_empty() {

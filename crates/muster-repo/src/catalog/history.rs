@@ -11,6 +11,7 @@ use muster_types::{Boundary, ShardName, SiteId, Timestamp};
 
 use super::{Sites, Survey, log, snapshots};
 use crate::error::RepoError;
+use crate::forget::Forgotten;
 use crate::repository::{IncarnationDocument, Repository};
 
 /// Shards read at once; each has reads of its own in flight.
@@ -56,6 +57,7 @@ pub(super) async fn survey(
         catalog.unowned.extend(read.unowned);
         damages.extend(read.damages);
     }
+    Forgotten::read(repository).await?.hide(&mut catalog);
     Ok(Survey { catalog, damages })
 }
 

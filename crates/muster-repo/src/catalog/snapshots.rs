@@ -52,6 +52,7 @@ pub(super) async fn read(
             tables: root.tables,
             packs: root.packs,
             beside: root.beside,
+            folded_from: root.folded_from,
         });
         found.unowned.push(root.unowned);
         found.slices.push(slices);

@@ -1,6 +1,6 @@
 //! What is merged: segments, and compacted segments of the level below, alike.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use crate::catalog::{Sites, blocking};
 use crate::chunk;
 use crate::document::from_json_zstd;
 use crate::error::RepoError;
+use crate::forget::Forgotten;
 use crate::keys;
 use crate::repository::Repository;
 
@@ -68,6 +69,8 @@ pub(super) struct Source {
     unowned_page: Option<ObjectInfo>,
     unowned: Vec<Strip>,
     sites: BTreeMap<SiteId, Vec<Strip>>,
+    /// Sites whose rows are overwritten, or are going to be.
+    forgotten: BTreeSet<SiteId>,
     packs: Vec<Arc<ObjectInfo>>,
     window: Option<(String, u64, Bytes)>,
 }
@@ -78,6 +81,7 @@ pub(super) async fn segment(
     shard: &ShardName,
     incarnation: &Incarnation,
     sequence: u64,
+    forgotten: &Forgotten,
 ) -> Result<Source, RepoError> {
     let key = keys::segment_index(shard, incarnation, sequence);
     let body = repository.objects().get(&key).await?.ok_or_else(|| RepoError::not_found(&key))?;
@@ -96,7 +100,9 @@ pub(super) async fn segment(
     let strips = |frames: Vec<LogFrame>| -> Vec<Strip> {
         (0u32..).zip(frames).map(|(number, frame)| strip(number, frame, &object, end)).collect()
     };
-    let sites = segment.sites.into_iter().map(|(site, frames)| (site, strips(frames))).collect();
+    let forgotten = forgotten.sites_upto(shard, incarnation, sequence);
+    let sites = segment.sites.into_iter().filter(|(site, _)| !forgotten.contains(site));
+    let sites = sites.map(|(site, frames)| (site, strips(frames))).collect();
     let unowned = strips(segment.unowned);
     let count = |length: usize| 0..u32::try_from(length).unwrap_or(u32::MAX);
     let link = Link {
@@ -122,6 +128,7 @@ pub(super) async fn segment(
         unowned_page: None,
         unowned,
         sites,
+        forgotten,
         packs: Vec::new(),
         window: None,
     })
@@ -151,8 +158,9 @@ fn strip(number: u32, frame: LogFrame, object: &Arc<ObjectInfo>, end: Position) 
 }
 
 /// A compacted segment as a source.
-pub(super) fn compacted(repository: &Repository, found: Compacted) -> Source {
+pub(super) fn compacted(repository: &Repository, found: Compacted, forgotten: &Forgotten) -> Source {
     let Compacted { key, digest, root, .. } = found;
+    let forgotten = forgotten.sites_upto(&root.shard, &root.incarnation, root.last);
     let links = links(&root);
     Source {
         repository: repository.clone(),
@@ -166,6 +174,7 @@ pub(super) fn compacted(repository: &Repository, found: Compacted) -> Source {
         unowned_page: root.unowned,
         unowned: Vec::new(),
         sites: BTreeMap::new(),
+        forgotten,
         packs: root.packs.into_iter().map(Arc::new).collect(),
         tables: root.tables,
         marks: root.marks,
@@ -214,7 +223,8 @@ impl Source {
             let Some(page) = self.pages.pop_front() else { return Ok(None) };
             let all = Arc::new(Sites::All);
             let read = runtime.block_on(compacted::read_page(&self.repository, page.object, all))?;
-            let strips = read.into_iter().map(|(site, runs)| Ok((site, self.strips(runs)?)));
+            let read = read.into_iter().filter(|(site, _)| !self.forgotten.contains(site));
+            let strips = read.map(|(site, runs)| Ok((site, self.strips(runs)?)));
             self.sites = strips.collect::<Result<_, RepoError>>()?;
         }
         Ok(self.sites.first_key_value().map(|(site, _)| site))

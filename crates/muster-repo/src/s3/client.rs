@@ -264,6 +264,40 @@ impl Objects for S3Objects {
         }
     }
 
+    async fn remove_older_versions(&self, key: &str) -> Result<u64, RepoError> {
+        let (full, doing) = (self.full_key(key), self.doing("listing the versions of", key));
+        let (mut removed, mut next, mut version) = (0, None, None);
+        loop {
+            let permit = self.permit().await.map_err(|failure| failure.into_error(key))?;
+            let list = self.client.list_object_versions().bucket(&self.bucket).prefix(&full);
+            let answer = list.set_key_marker(next).set_version_id_marker(version).send().await;
+            drop(permit);
+            let page = match answer {
+                Ok(page) => page,
+                // Who knows no versions keeps none; trying again would not teach it.
+                Err(error) if error.raw_response().is_some_and(|answer| answer.status().as_u16() == 501) => {
+                    return Ok(removed);
+                }
+                Err(error) => return Err(super::error::sort(&doing, &error).into_error(key)),
+            };
+            for found in page.versions().iter().filter(|found| found.key() == Some(full.as_str())) {
+                let (Some(id), Some(false)) = (found.version_id(), found.is_latest()) else { continue };
+                let send = || {
+                    let request = self.client.delete_object().bucket(&self.bucket).key(&full);
+                    request.version_id(id).send()
+                };
+                let doing = self.doing("removing an older version of", key);
+                self.retry(&doing, send).await.map_err(|failure| failure.into_error(key))?;
+                removed += 1;
+            }
+            (next, version) =
+                (page.next_key_marker().map(str::to_owned), page.next_version_id_marker().map(str::to_owned));
+            if !page.is_truncated().unwrap_or(false) || next.is_none() {
+                return Ok(removed);
+            }
+        }
+    }
+
     async fn list_folders(&self, prefix: &str) -> Result<Vec<String>, RepoError> {
         let mut names = Vec::new();
         let full_prefix = self.full_key(prefix);

@@ -2,6 +2,7 @@
 //!
 //! - [`Topology::parse`] turns the TOML file into this validated form or into errors that name file, line and way out.
 //! - [`Topology::check_shard`] compares it with the tables that a shard really has.
+//! - [`TopologyVersion`] is its text as the repository keeps it; [`secret_lines`] says what keeps it out.
 //! - [`Topology::kinds_in_order`], [`Topology::kind_depends`] and [`Topology::shard_tables`] answer the usual questions.
 //!
 //! # Invariants
@@ -19,9 +20,11 @@
 
 mod check;
 mod declare;
+mod difference;
 mod error;
 mod family;
 mod id_type;
+mod kept;
 mod kind_check;
 mod live;
 mod migration;
@@ -30,14 +33,18 @@ mod parse;
 mod raw;
 mod reference;
 mod sandbox;
+mod secret;
 mod serve;
 mod tenancy;
 
+pub use difference::differences;
 pub use error::{TopologyError, TopologyErrors};
 pub use family::{Family, SiteFiles};
 pub use id_type::{IdType, SITE_ID_TYPE};
+pub use kept::TopologyVersion;
 pub use migration::{Migration, STAGED};
 pub use sandbox::{MADE_PREFIX, NoSandbox, SandboxConfig, SandboxPlace, SandboxShard};
+pub use secret::secret_lines;
 pub use serve::{DetectConfig, JobConfig, JobWhat, ServeConfig};
 pub use tenancy::{DatabaseTable, Declared, Named, PLACEHOLDER, SiteTable, TablePattern};
 

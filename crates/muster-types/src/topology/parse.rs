@@ -88,7 +88,7 @@ impl Topology {
 }
 
 /// Of everything that the topology was read from.
-fn digest(text: &str, files: &SiteFiles) -> Digest {
+pub(super) fn digest(text: &str, files: &SiteFiles) -> Digest {
     let mut all = text.to_owned();
     for list in files.values().flatten() {
         // No text holds this byte by itself: it would be no TOML.

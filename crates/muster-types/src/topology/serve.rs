@@ -19,6 +19,9 @@ const DETECT_WINDOW_SECONDS: u64 = 1800;
 /// Customers leave one by one.
 const DETECT_SITES_MAX: u64 = 3;
 
+/// Within the two weeks that are promised as a rule, so that what a fold got wrong is found while the log that would tell is there.
+const REAL_SNAPSHOT_EVERY_DAYS: u64 = 7;
+
 /// The service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServeConfig {
@@ -69,6 +72,11 @@ pub enum JobWhat {
     Snapshot,
     /// Lay the change logs out anew.
     Compact,
+    /// New snapshots from the last ones and the logs.
+    Fold {
+        /// A snapshot older than this is followed by one that is read from the shard, which is compared.
+        real_snapshot_every_days: u64,
+    },
     /// Remove what nothing needs.
     Prune,
     /// Hold objects against their digests: this share of all, in percent.
@@ -83,7 +91,7 @@ pub enum JobWhat {
     },
 }
 
-const WHATS: &str = "`snapshot`, `compact`, `prune`, `check` or `drill`";
+const WHATS: &str = "`snapshot`, `fold`, `compact`, `prune`, `check` or `drill`";
 
 /// Reads `[serve]`.
 pub(super) fn serve(findings: &mut Findings<'_>, root: &mut Section<'_>, base_dir: &Path) -> ServeConfig {
@@ -154,6 +162,10 @@ fn job_what(
     match what.value.as_str() {
         "snapshot" => Some(JobWhat::Snapshot),
         "compact" => Some(JobWhat::Compact),
+        "fold" => {
+            let days = section.positive_or(findings, "real_snapshot_every_days", REAL_SNAPSHOT_EVERY_DAYS);
+            Some(JobWhat::Fold { real_snapshot_every_days: days })
+        }
         "prune" => Some(JobWhat::Prune),
         "check" => {
             let share_percent = section.positive_or(findings, "share_percent", 100);

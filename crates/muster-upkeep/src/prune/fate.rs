@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use muster_plan::retention::{self, Needed};
 use muster_repo::catalog::{self, CatalogQuery, Covering, Sites};
-use muster_repo::{ObjectEntry, RepoErrorKind, Repository, keys};
+use muster_repo::{ObjectEntry, RepoErrorKind, Repository, keys, topologies};
 use muster_types::catalog::{Catalog, IncarnationHistory};
 use muster_types::retention::{Floor, Retention};
 use muster_types::{Incarnation, PlanId, ShardName, Timestamp};
@@ -83,7 +83,39 @@ impl Judgement {
                 Histories::read(repository, &survey.catalog, &needed, (&shard, &claims), &entries).await?;
             judgement.shard(&shard, entries, &histories, (&damaged, &claims));
         }
+        judgement.topologies(repository, (policy, now), &claims).await?;
         Ok(judgement)
+    }
+
+    /// Versions of the topology: the newest stays, and each that was it at a promised moment, or that a plan names.
+    async fn topologies(
+        &mut self,
+        repository: &Repository,
+        (policy, now): (&Retention, Timestamp),
+        claims: &Claims,
+    ) -> Result<(), PruneError> {
+        let listed = repository.objects().list(keys::TOPOLOGIES, None).await?;
+        let sizes: BTreeMap<&str, u64> =
+            listed.iter().map(|entry| (entry.key.as_str(), entry.bytes)).collect();
+        let versions = topologies::all(repository).await?;
+        let followers = versions.iter().skip(1).map(|follower| Some(follower.stored_at)).chain([None]);
+        for (version, until) in versions.iter().zip(followers) {
+            let key = keys::topology(version.version);
+            // One that is newer than the listing counts the next time.
+            let Some(bytes) = sizes.get(key.as_str()).copied() else { continue };
+            let fate = match until {
+                None => Fate::Keep("the newest topology".to_owned()),
+                Some(_) if claims.topologies.contains(&version.digest) => {
+                    Fate::Keep("the topology of a saved plan or an open run".to_owned())
+                }
+                Some(until) if until >= policy.daily_since(now) => {
+                    Fate::Keep("the topology at a promised moment".to_owned())
+                }
+                Some(_) => Fate::Go("a topology of no promised moment"),
+            };
+            self.entries.push((ObjectEntry { key, bytes }, fate));
+        }
+        Ok(())
     }
 
     fn shard(

@@ -1,12 +1,12 @@
 //! What holds, saved plans and open runs need.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use muster_engine::{JournalError, read_run};
 use muster_repo::{Repository, RunObjects, retention};
 use muster_types::plan::Plan;
 use muster_types::retention::Hold;
-use muster_types::{PlanId, Timestamp};
+use muster_types::{Digest, PlanId, Timestamp};
 
 use super::PruneError;
 
@@ -19,6 +19,8 @@ pub(super) struct Claims {
     pub(super) holds: Vec<Hold>,
     /// Keys of objects, with who needs them.
     pub(super) objects: BTreeMap<String, String>,
+    /// Digests of topologies that saved plans and open runs were made with.
+    pub(super) topologies: BTreeSet<Digest>,
     /// The chain from here on.
     pub(super) chain_since: Option<Timestamp>,
     pub(super) expired_plans: Vec<PlanId>,
@@ -32,6 +34,7 @@ pub(super) async fn read(repository: &Repository, now: Timestamp) -> Result<Clai
             continue;
         }
         let who = format!("plan {}", hold.plan.as_str().chars().take(12).collect::<String>());
+        claims.topologies.extend(hold.topology);
         claims.objects.extend(hold.objects.into_iter().map(|object| (object, who.clone())));
     }
     for run in RunObjects::list(repository).await? {
@@ -49,6 +52,7 @@ pub(super) async fn read(repository: &Repository, now: Timestamp) -> Result<Clai
         }
         let since = begun.unwrap_or(history.plan.created_at).plus_micros(-BEFORE_RUN_MICROS);
         claims.chain_since = Some(claims.chain_since.map_or(since, |known| known.min(since)));
+        claims.topologies.insert(history.plan.topology);
         claims.objects.extend(objects(&history.plan).map(|key| (key, format!("open run {run}"))));
     }
     Ok(claims)

@@ -4,7 +4,11 @@ use std::collections::BTreeSet;
 
 use muster_repo::RepoErrorKind;
 use muster_repo::check::check;
+use muster_repo::keys;
+use muster_types::retention::Retention;
 use muster_upkeep::compact::compact_shard;
+use muster_upkeep::fold::fold;
+use muster_upkeep::prune::prune;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -82,4 +86,43 @@ async fn rounds_end_and_begin_again() {
     assert!(objects >= whole.objects && checks <= 4, "{objects} objects in {checks} checks");
     let notes = world.memory.keys().into_iter().filter(|key| key.starts_with("check/")).count();
     assert_eq!(notes, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_document_that_is_gone_is_told_by_what_is_left() {
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    let gone = |world: &World, key: String| {
+        let world = world.repository.clone();
+        async move {
+            let found = check(&world, 1.0, muster_types::Timestamp::EPOCH).await.unwrap();
+            assert_eq!(found.damages.iter().map(named).collect::<Vec<_>>(), [key]);
+        }
+    };
+    // An index in the middle of the chain.
+    let chain = random_log(&mut rng, 40).await;
+    let key = keys::segment_index(&chain.shard, &chain.incarnation, 20);
+    chain.memory.remove(&key);
+    gone(&chain, key).await;
+
+    // The root of a compacted segment whose sources were pruned.
+    let mut world = world(&mut rng).await;
+    let policy = Retention { every_moment_days: 400, daily_days: 400, grace_hours: 0 };
+    for _ in 0..3 {
+        prune(&world.repository, &policy, world.now, false).await.unwrap();
+        world.pass(1);
+    }
+    assert_eq!(check(&world.repository, 1.0, world.now).await.unwrap().damages, []);
+    let is_root = |key: &String| key.contains("/compacted/level-");
+    let key = world.memory.keys().into_iter().find(is_root).unwrap();
+    assert!(!world.memory.keys().contains(&keys::segment_index(&world.shard, &world.incarnation, 3)));
+    world.memory.remove(&key);
+    gone(&world, key).await;
+
+    // The root of a snapshot that another one was folded from.
+    let world = random_log(&mut rng, 40).await;
+    let dir = tempfile::tempdir().unwrap();
+    let folded = fold(&world.repository, &world.shard, None, (dir.path(), world.now)).await.unwrap().unwrap();
+    let key = keys::snapshot(&world.shard, &world.incarnation, &folded.from) + keys::ROOT;
+    world.memory.remove(&key);
+    gone(&world, key).await;
 }

@@ -4,7 +4,10 @@
 
 mod checking;
 mod compaction;
+mod folding;
+mod forgetting;
 mod pruning;
+mod topologies;
 mod world;
 
 /// Seeds of a property test: that of the environment alone, or `count` of them.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use muster_repo::check::check;
 use muster_repo::runs::Appended;
 use muster_repo::{RunObjects, keys, retention};
 use muster_types::format::FORMAT;
@@ -13,6 +14,7 @@ use muster_types::retention::{Hold, PlanHold, Retention};
 use muster_types::snapshot::ObjectInfo;
 use muster_types::{Digest, Epoch, PlanId, RunId, Timestamp};
 use muster_upkeep::compact::compact_shard;
+use muster_upkeep::fold::fold;
 use muster_upkeep::prune::prune;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -48,6 +50,7 @@ struct Life {
     crashes: u32,
     removed: u64,
     refused: u32,
+    folded: u32,
 }
 
 impl Life {
@@ -67,6 +70,7 @@ impl Life {
             crashes: 0,
             removed: 0,
             refused: 0,
+            folded: 0,
         }
     }
 
@@ -87,6 +91,21 @@ impl Life {
             drop(compact_shard(&repository, &self.world.shard, self.dir.path()).await);
         } else {
             compact_shard(&self.world.repository, &self.world.shard, self.dir.path()).await.unwrap();
+        }
+    }
+
+    async fn fold(&mut self) {
+        let dir = tempfile::tempdir().unwrap();
+        let count = self.rng.random_range(0..300);
+        let repository = match self.rng.random_ratio(1, 3) {
+            true => crashing(&self.world, count).await,
+            false => self.world.repository.clone(),
+        };
+        if let Ok(Some(folded)) =
+            fold(&repository, &self.world.shard, None, (dir.path(), self.world.now)).await
+        {
+            self.world.has_snapshot(folded.snapshot, folded.boundary);
+            self.folded += 1;
         }
     }
 
@@ -188,6 +207,8 @@ impl Life {
             title: "a test".to_owned(),
             created_at: self.world.now,
             expires_at: self.world.now.plus_micros(self.rng.random_range(0..3 * DAY)),
+            sites: None,
+            topology: None,
             objects: objects.into_iter().map(|object| object.key).collect(),
         };
         retention::hold_plan(&self.world.repository, &hold).await.unwrap();
@@ -230,6 +251,11 @@ impl Life {
                 );
             }
         }
+        if self.rng.random_ratio(1, 8) {
+            // What was pruned, or is half gone, is not taken for lost.
+            let checked = check(&self.world.repository, 1.0, self.world.now).await.unwrap();
+            assert_eq!(checked.damages, []);
+        }
         let keys: BTreeSet<String> = self.world.memory.keys().into_iter().collect();
         self.judge_runs(&keys);
         self.plans.retain(|(_, _, hold)| hold.expires_at >= self.world.now);
@@ -254,7 +280,8 @@ impl Life {
     async fn step(&mut self) {
         match self.rng.random_range(0..100) {
             0..45 => self.capture().await,
-            45..53 => self.world.snapshot().await,
+            45..50 => self.world.snapshot().await,
+            50..53 => self.fold().await,
             53..65 => self.compact().await,
             65..85 => self.prune().await,
             85..90 => self.plan().await,
@@ -285,8 +312,12 @@ impl Life {
                 vec![Record::Taken { epoch, by, at }, Record::Abandoned { at, reason: "a test".to_owned() }];
             run.append(at, epoch, records).await;
         }
-        for _ in 0..12 {
-            self.world.snapshot().await;
+        for day in 0..12 {
+            // A fold is as good as a snapshot.
+            match day % 3 {
+                0 => self.world.snapshot().await,
+                _ => self.fold().await,
+            }
             self.capture().await;
             self.world.pass(DAY - HOUR);
             self.capture().await;
@@ -388,7 +419,7 @@ fn plan_of(world: &World, objects: Vec<ObjectInfo>) -> Plan {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_promised_moment_is_lost_and_everything_else_goes() {
-    let (mut crashes, mut removed, mut refused) = (0, 0, 0);
+    let (mut crashes, mut removed, mut refused, mut folded) = (0, 0, 0, 0);
     for seed in seeds(6) {
         let mut life = Life::new(seed).await;
         for _ in 0..150 {
@@ -398,8 +429,11 @@ async fn no_promised_moment_is_lost_and_everything_else_goes() {
         life.end().await;
         (crashes, removed) = (crashes + life.crashes, removed + life.removed);
         refused += life.refused;
+        folded += life.folded;
     }
-    println!("{crashes} prunings ended early, {removed} objects removed, {refused} plans refused");
+    println!(
+        "{crashes} prunings ended early, {removed} objects removed, {refused} plans refused, {folded} folds"
+    );
     // One seed alone may be a quiet one.
-    assert!(std::env::var_os("MUSTER_SEED").is_some() || removed > 0 && crashes > 0);
+    assert!(std::env::var_os("MUSTER_SEED").is_some() || removed > 0 && crashes > 0 && folded > 0);
 }

@@ -10,13 +10,14 @@ use muster_repo::catalog::{CatalogQuery, Sites};
 use muster_repo::{
     Chain, MemoryObjects, Objects, RangeLimits, RangeReader, Repository, SegmentSpool, SnapshotWriter,
 };
-use muster_rows::{Change, Class, Op, Row, RowBuilder};
+use muster_rows::{Change, Class, Op, Row, RowBuilder, RowsDigest};
 use muster_types::catalog::Catalog;
 use muster_types::segment::{ChangeStamp, Commit, Mark, TableEvent, TableEventKind};
 use muster_types::snapshot::ObjectInfo;
 use muster_types::table::{CapturedTable, ColumnDef, Owner, TableDef};
 use muster_types::{
-    Boundary, ChangeKey, Epoch, Incarnation, Kind, Position, RunId, ShardName, SiteId, SnapshotId, Timestamp,
+    Boundary, ChangeKey, Digest, Epoch, Incarnation, Kind, Position, RunId, ShardName, SiteId, SnapshotId,
+    Timestamp,
 };
 use rand::{Rng, RngExt};
 
@@ -24,7 +25,10 @@ pub(crate) const SITES: u8 = 4;
 const TABLES: usize = 2;
 
 /// (site, table, key) to text.
-type Rows = BTreeMap<(u8, usize, u8), String>;
+pub(crate) type Rows = BTreeMap<(u8, usize, u8), String>;
+
+/// By site and table: rows and their digest.
+pub(crate) type Slices = BTreeMap<(SiteId, String), (u64, Digest)>;
 
 struct Pending {
     site: u8,
@@ -280,6 +284,11 @@ impl World {
 
     /// A snapshot of the present state; it may lie inside the segment to come.
     pub(crate) async fn snapshot(&mut self) {
+        self.snapshot_of(|_| {}).await;
+    }
+
+    /// [`Self::snapshot`], of what `lie` makes of the state.
+    pub(crate) async fn snapshot_of(&mut self, lie: impl FnOnce(&mut Rows)) {
         self.pass(1);
         if self.commits && self.position % 2 == 1 {
             // Between two commits.
@@ -299,11 +308,49 @@ impl World {
             BTreeMap::new(),
         );
         writer.tables(&tables());
-        for ((owner, table, key), text) in self.at(boundary.position.0) {
+        let mut rows = self.at(boundary.position.0).clone();
+        lie(&mut rows);
+        for ((owner, table, key), text) in &rows {
             writer.row(Some(&site(*owner)), *table, &row(*owner, *key, text)).unwrap();
         }
         self.snapshots.push((id.clone(), boundary));
         writer.finish(&self.repository, boundary).await.unwrap();
+    }
+
+    /// A snapshot that was made otherwise.
+    pub(crate) fn has_snapshot(&mut self, id: SnapshotId, boundary: Boundary) {
+        self.snapshots.push((id, boundary));
+        self.snapshots.sort_by_key(|(_, boundary)| *boundary);
+    }
+
+    /// Rows and digest of each site and table after a position.
+    pub(crate) fn slices_at(&self, position: Position) -> Slices {
+        let mut digests: BTreeMap<(SiteId, String), (u64, RowsDigest)> = BTreeMap::new();
+        for ((owner, table, key), text) in self.at(position.0) {
+            let name = tables()[*table].def.name.clone();
+            let slice = digests.entry((site(*owner), name.clone())).or_insert((0, RowsDigest::new()));
+            slice.0 += 1;
+            slice.1.add(&name, &row(*owner, *key, text));
+        }
+        digests.into_iter().map(|(key, (rows, digest))| (key, (rows, digest.finish()))).collect()
+    }
+
+    /// What a snapshot in the repository holds.
+    pub(crate) async fn slices_of(&self, id: &SnapshotId) -> Slices {
+        let catalog = self.catalog().await;
+        let history = &catalog.shards[&self.shard].incarnations[0];
+        let number = history.snapshots.iter().position(|snapshot| &snapshot.snapshot == id).unwrap();
+        let mut slices = Slices::new();
+        for (site, held) in &catalog.sites {
+            for slice in
+                held.traces.iter().filter_map(|trace| trace.snapshots.get(&(number as u32))).flatten()
+            {
+                let name = history.snapshots[number].tables[slice.table as usize].def.name.clone();
+                let rows = slice.chunks.iter().map(|chunk| chunk.rows).sum();
+                assert!(slices.insert((site.clone(), name), (rows, slice.rows_digest)).is_none());
+            }
+        }
+        slices
     }
 
     /// Where a restore to `at` must come to: the longest prefix of the log without a later time.
