@@ -88,7 +88,9 @@ fn every_class_is_proven_and_leaves_nothing() {
         history["classes"].as_array().unwrap().iter().all(|class| class["proven_at"].is_string()),
         "{history}"
     );
-    world.muster(&["drill", "history"]).ok().says(&["lost-shard", "many-sites"]);
+    world.muster(&["drill", "history", "--html", "drills.html"]).ok().says(&["lost-shard", "many-sites"]);
+    let page = std::fs::read_to_string(world.path("drills.html")).unwrap();
+    assert!(page.contains("No alarm") && page.contains("Trend of corruption"), "{page}");
 }
 
 #[test]

@@ -16,6 +16,7 @@ pub mod check;
 pub mod compacted;
 pub mod digest;
 pub mod drill;
+pub mod drill_history;
 pub mod format;
 pub mod ids;
 pub mod incident;
