@@ -56,7 +56,8 @@ pub fn history(records: &[DrillRecord], fleet: &Fleet, stretch: Stretch, factor:
         .filter(|site| !site.stores.is_empty() && site.stores.iter().all(|store| store.proven))
         .map(|site| site.target)
         .collect();
-    let trends = trends(&judged);
+    let drills: Vec<PastDrill> = records.iter().map(past).collect();
+    let trends = trends(&drills);
     DrillHistory {
         since,
         until,
@@ -67,8 +68,8 @@ pub fn history(records: &[DrillRecord], fleet: &Fleet, stretch: Stretch, factor:
         moments: moments.iter().min().copied().zip(moments.iter().max().copied()),
         days: days(&moments, stretch),
         classes: classes(&judged, since),
-        drills: records.iter().map(past).collect(),
-        alarms: alarms(&judged, &trends, factor),
+        alarms: alarms(&drills, factor).into_iter().map(|alarm| alarm.text).collect(),
+        drills,
         trends,
     }
 }
@@ -89,7 +90,8 @@ fn days(moments: &[Timestamp], stretch: Stretch) -> Vec<DayProven> {
     (0..count).map(day).collect()
 }
 
-fn past(record: &DrillRecord) -> PastDrill {
+/// What a history keeps of a record.
+pub fn past(record: &DrillRecord) -> PastDrill {
     PastDrill {
         id: record.id.clone(),
         name: record.name.clone(),
@@ -144,38 +146,38 @@ fn classes(judged: &[&DrillRecord], since: Timestamp) -> Vec<ClassHistory> {
     DrillClass::ALL.into_iter().map(of).collect()
 }
 
-fn by_name<'r>(judged: &[&'r DrillRecord]) -> BTreeMap<&'r str, Vec<&'r DrillRecord>> {
-    let mut named: BTreeMap<&str, Vec<&DrillRecord>> = BTreeMap::new();
-    for record in judged {
-        named.entry(&record.name).or_default().push(record);
+/// Those that say something of a restore, by name.
+fn by_name(drills: &[PastDrill]) -> BTreeMap<&str, Vec<&PastDrill>> {
+    let mut named: BTreeMap<&str, Vec<&PastDrill>> = BTreeMap::new();
+    for drill in drills.iter().filter(|drill| drill.verdict != Verdict::Stopped) {
+        named.entry(&drill.name).or_default().push(drill);
     }
     named
 }
 
-fn trends(judged: &[&DrillRecord]) -> Vec<Trend> {
-    let named = by_name(judged);
-    let trend = |(name, records): (&str, Vec<&DrillRecord>)| {
-        let passed: Vec<&DrillRecord> = records
+fn trends(drills: &[PastDrill]) -> Vec<Trend> {
+    let trend = |(name, drills): (&str, Vec<&PastDrill>)| {
+        let measured: Vec<&PastDrill> = drills
             .into_iter()
-            .filter(|record| record.verdict == Verdict::Passed || record.rto_seconds.is_some())
+            .filter(|drill| drill.verdict == Verdict::Passed || drill.rto_seconds.is_some())
             .collect();
-        let (last, before) = passed.split_last()?;
+        let (last, before) = measured.split_last()?;
         let trailing = &before[before.len().saturating_sub(TRAILING_MAX)..];
-        let median_of = |figure: fn(&DrillRecord) -> Option<f64>| {
-            median(trailing.iter().filter_map(|record| figure(record)).collect())
+        let median_of = |figure: fn(&PastDrill) -> Option<f64>| {
+            median(trailing.iter().filter_map(|drill| figure(drill)).collect())
         };
         Some(Trend {
             name: name.to_owned(),
             at: last.began_at,
             rto_seconds: last.rto_seconds,
-            rto_median_seconds: median_of(|record| record.rto_seconds),
+            rto_median_seconds: median_of(|drill| drill.rto_seconds),
             rpo_seconds: last.rpo_seconds,
-            rpo_median_seconds: median_of(|record| record.rpo_seconds),
-            rows_per_second: rate(last),
-            rows_per_second_median: median_of(rate),
+            rpo_median_seconds: median_of(|drill| drill.rpo_seconds),
+            rows_per_second: last.rows_per_second,
+            rows_per_second_median: median_of(|drill| drill.rows_per_second),
         })
     };
-    named.into_iter().filter_map(trend).collect()
+    by_name(drills).into_iter().filter_map(trend).collect()
 }
 
 fn rate(record: &DrillRecord) -> Option<f64> {
@@ -190,15 +192,30 @@ fn median(mut figures: Vec<f64>) -> Option<f64> {
     figures.get(figures.len() / 2).copied()
 }
 
-fn alarms(judged: &[&DrillRecord], trends: &[Trend], factor: f64) -> Vec<String> {
+/// Why someone should look at the drills of one name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DrillAlarm {
+    /// The drill's name.
+    pub drill: String,
+    /// Its last one failed; else it takes longer than it used to.
+    pub failed: bool,
+    /// When the one that says so began.
+    pub at: Timestamp,
+    /// In words.
+    pub text: String,
+}
+
+/// What is wrong with the drills, in the order of time. A figure above `factor` times the median is.
+pub fn alarms(drills: &[PastDrill], factor: f64) -> Vec<DrillAlarm> {
     let mut alarms = Vec::new();
-    for (name, records) in by_name(judged) {
-        if let Some(last) = records.last().filter(|last| last.verdict == Verdict::Failed) {
+    for (name, drills) in by_name(drills) {
+        if let Some(last) = drills.last().filter(|last| last.verdict == Verdict::Failed) {
             let why = last.errors.first().map_or("no reason was recorded", String::as_str);
-            alarms.push(format!("drill {name} failed at {} ({}): {why}", last.began_at, last.id));
+            let text = format!("drill {name} failed at {} ({}): {why}", last.began_at, last.id);
+            alarms.push(DrillAlarm { drill: name.to_owned(), failed: true, at: last.began_at, text });
         }
     }
-    for trend in trends {
+    for trend in trends(drills) {
         let figures = [
             ("recovery time", trend.rto_seconds, trend.rto_median_seconds),
             ("recovery point", trend.rpo_seconds, trend.rpo_median_seconds),
@@ -207,10 +224,11 @@ fn alarms(judged: &[&DrillRecord], trends: &[Trend], factor: f64) -> Vec<String>
             if let (Some(last), Some(median)) = (last, median)
                 && last > median * factor
             {
-                alarms.push(format!(
+                let text = format!(
                     "drill {}: its {what} of {last:.2} s is more than {factor} times the trailing median, {median:.2} s",
                     trend.name
-                ));
+                );
+                alarms.push(DrillAlarm { drill: trend.name.clone(), failed: false, at: trend.at, text });
             }
         }
     }

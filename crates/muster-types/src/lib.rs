@@ -11,6 +11,7 @@
 //! # Not here
 //! Rows and changes (`muster-rows`), and any behaviour beyond parsing, printing and validating one value.
 
+pub mod alarm;
 pub mod catalog;
 pub mod check;
 pub mod compacted;

@@ -36,7 +36,7 @@ pub use family::{Family, SiteFiles};
 pub use id_type::{IdType, SITE_ID_TYPE};
 pub use migration::{Migration, STAGED};
 pub use sandbox::{MADE_PREFIX, NoSandbox, SandboxConfig, SandboxPlace, SandboxShard};
-pub use serve::{DetectConfig, JobConfig, JobWhat, ServeConfig};
+pub use serve::{AlarmsConfig, DetectConfig, JobConfig, JobWhat, SecretSource, ServeConfig, WebhookConfig};
 pub use tenancy::{DatabaseTable, Declared, Named, PLACEHOLDER, SiteTable, TablePattern};
 
 use std::collections::BTreeMap;
