@@ -278,13 +278,11 @@ fn of_two_servers_one_tells_the_webhook_and_no_secret_is_said() {
         "format = 1\nname = \"gone\"\nclass = \"one-site\"\nwindow_seconds = 600\nshard = \"nowhere\"\n",
     )
     .unwrap();
-    let (first, second) =
-        (Server::start(&world, "first", free_addr()), Server::start(&world, "second", free_addr()));
+    let first = Server::start(&world, "first", free_addr());
+    until("the first is ready", || first.get("/readyz").is_some_and(|(status, _)| status == 200));
+    let second = Server::start(&world, "second", free_addr());
+    until("the second answers", || second.get("/healthz").is_some());
     let both = [&first, &second];
-    until("one is ready, and both answer", || {
-        both.iter().all(|server| server.get("/healthz").is_some())
-            && both.iter().any(|server| server.get("/readyz").is_some_and(|(status, _)| status == 200))
-    });
     Incident::delete(&world, 8, Duration::from_millis(20));
     world.muster_with("first.toml", &["drill", "run", "drill.toml"]).code(2);
     until("both see both alarms", || {
@@ -327,6 +325,35 @@ fn of_two_servers_one_tells_the_webhook_and_no_secret_is_said() {
     assert_eq!(receiver.told("drill-failed", "cleared").len(), 1);
     stops_within_seconds(second);
     stops_within_seconds(first);
+}
+
+#[test]
+fn jobs_that_cannot_succeed_are_said_and_the_service_goes_on() {
+    let jobs = "\n[jobs.window]\nwhat = \"drill\"\nfile = \"window.toml\"\ncron = \"*/3 * * * * *\"\n\n\
+                [jobs.missing]\nwhat = \"drill\"\nfile = \"missing.toml\"\ncron = \"*/3 * * * * *\"\n\n\
+                [jobs.prune]\nwhat = \"prune\"\ncron = \"*/3 * * * * *\"\n\n\
+                [jobs.check]\nwhat = \"check\"\ncron = \"*/3 * * * * *\"\n";
+    let world = world(74, jobs);
+    std::fs::write(
+        world.path("window.toml"),
+        "format = 1\nname = \"window\"\nclass = \"one-site\"\nwindow_seconds = 600\nat = \"2001-01-01T00:00:00Z\"\n",
+    )
+    .unwrap();
+    let server = Server::start(&world, "only", free_addr());
+    let ended = |job: &str, outcome: &str| {
+        server.metrics().contains(&format!("muster_job_runs_total{{job=\"{job}\",outcome=\"{outcome}\"}}"))
+    };
+    until("what cannot succeed has failed", || {
+        ["window", "missing", "prune"].iter().all(|job| ended(job, "failed"))
+    });
+    let before = succeeded(&records(&world, "check")).len();
+    until("the others go on", || succeeded(&records(&world, "check")).len() > before + 1);
+    let said = server.said();
+    for reason in ["outside of the promised window", "missing.toml", "the topology has no [retention]"] {
+        assert!(said.contains(reason), "{reason}: {said}");
+    }
+    assert_eq!(server.get("/healthz"), Some((200, "ok\n".into())));
+    stops_within_seconds(server);
 }
 
 #[test]

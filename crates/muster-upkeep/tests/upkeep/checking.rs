@@ -54,6 +54,12 @@ async fn planted_damage_is_found_within_the_budget() {
             let checked = check(&world.repository, share, world.now).await.unwrap();
             found.extend(checked.damages.iter().map(named));
         }
+        let noted = muster_repo::check::progress(&world.repository).await.unwrap().unwrap().damages;
+        assert_eq!(
+            noted.is_empty(),
+            found.is_empty(),
+            "seed {seed}: {noted:?} are noted for whoever asks later"
+        );
         // A root that is gone leaves what nothing names; a letter's case in a reason is as good as before.
         let unseen = removed && (key.contains("root.json") || key.ends_with(".json.zst"))
             || key.contains("/incarnations/");

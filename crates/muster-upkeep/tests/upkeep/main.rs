@@ -4,6 +4,7 @@
 
 mod checking;
 mod compaction;
+mod following;
 mod pruning;
 mod world;
 
