@@ -88,7 +88,9 @@ fn every_class_is_proven_and_leaves_nothing() {
         history["classes"].as_array().unwrap().iter().all(|class| class["proven_at"].is_string()),
         "{history}"
     );
-    world.muster(&["drill", "history"]).ok().says(&["lost-shard", "many-sites"]);
+    world.muster(&["drill", "history", "--html", "drills.html"]).ok().says(&["lost-shard", "many-sites"]);
+    let page = std::fs::read_to_string(world.path("drills.html")).unwrap();
+    assert!(page.contains("No alarm") && page.contains("Trend of corruption"), "{page}");
 }
 
 #[test]
@@ -192,6 +194,38 @@ fn a_drill_over_a_gap_fails_and_names_it() {
     drop(lost);
 }
 
+/// A figure of the last drill of a name.
+fn last_rto(world: &World) -> f64 {
+    let history = world.muster(&["drill", "history", "--json"]);
+    history.json()["trends"][0]["rto_seconds"].as_f64().unwrap()
+}
+
+#[test]
+fn a_shard_slowed_threefold_is_an_alarm_within_two_drills() {
+    let world = world(seed(47));
+    // Loading takes most of the time: how long follows from the rate, and the choice is the same each time.
+    let drill = |bytes_per_second: u64| {
+        let at = format!("sites = 8\n[limits]\nstage_bytes_per_second_max = {bytes_per_second}\n");
+        file(&world, DrillClass::ManySites, &at)
+    };
+    let trial = 8_000;
+    world.muster(&["drill", "run", &drill(trial)]).ok();
+    // Ten seconds: a busy machine takes a few more.
+    let rate = (trial as f64 * last_rto(&world) / 10.0).max(300.0) as u64;
+    let steady = drill(rate);
+    for _ in 0..4 {
+        world.muster(&["drill", "run", &steady]).ok();
+    }
+    world.muster(&["drill", "history"]).ok();
+    let before = last_rto(&world);
+    let slow = drill(rate / 3);
+    world.muster(&["drill", "run", &slow]).ok();
+    world.muster(&["drill", "run", &slow]).ok();
+    let said = world.muster(&["drill", "history"]).code(3);
+    said.says(&["ALARM drill many-sites: its recovery time", "times the trailing median"]);
+    assert!(last_rto(&world) > before * 2.0, "{before}");
+}
+
 #[test]
 fn wrong_input_is_told() {
     let world = world(seed(45));
@@ -210,6 +244,8 @@ fn wrong_input_is_told() {
     assert_eq!(left(&world), Vec::<String>::new());
     with("dir = \"sandbox\"", "dir = \"no/such/folder\"");
     run("").code(1).says(&["the folder above it"]);
+    // It never came to its sandbox, and is in the history all the same.
+    world.muster(&["drill", "history"]).code(3).says(&["ALARM drill one-site failed", "the folder above it"]);
     // A folder that is the staging folder of a living shard, through a link.
     let shard = &world.fleet.shards[0];
     let staging = format!("{}.muster", shard.path.display());

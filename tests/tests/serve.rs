@@ -11,6 +11,7 @@ use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use muster_tests::{Incident, Size, World, seed, until};
@@ -205,6 +206,154 @@ fn a_bad_script_raises_the_alarm_with_a_draft_incident_that_can_be_planned() {
     drop(server);
     std::fs::copy(world.path("only.toml"), world.path("muster.toml")).unwrap();
     incident.is_undone(&world, "r");
+}
+
+/// A receiver of webhooks: refuses the first post, takes the others, and keeps what came.
+struct Receiver {
+    addr: SocketAddr,
+    came: Arc<Mutex<Vec<(String, serde_json::Value)>>>,
+}
+
+impl Receiver {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let came: Arc<Mutex<Vec<(String, serde_json::Value)>>> = Arc::default();
+        let kept = Arc::clone(&came);
+        std::thread::spawn(move || {
+            for (number, stream) in listener.incoming().enumerate() {
+                let Ok(mut stream) = stream else { return };
+                let (head, body) = read_post(&mut stream);
+                let status = if number == 0 { "500 Oh" } else { "200 OK" };
+                let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+                stream.write_all(answer.as_bytes()).unwrap();
+                if number > 0 {
+                    kept.lock().unwrap().push((head, serde_json::from_slice(&body).unwrap()));
+                }
+            }
+        });
+        Self { addr, came }
+    }
+
+    /// Payloads of one alarm that went one way.
+    fn told(&self, alarm: &str, change: &str) -> Vec<serde_json::Value> {
+        let came = self.came.lock().unwrap();
+        let own = came.iter().map(|(_, payload)| payload);
+        own.filter(|payload| payload["alarm"]["name"] == alarm && payload["change"] == change)
+            .cloned()
+            .collect()
+    }
+}
+
+fn read_post(stream: &mut TcpStream) -> (String, Vec<u8>) {
+    let (mut seen, mut chunk) = (Vec::new(), [0; 4096]);
+    loop {
+        if let Some(end) = seen.windows(4).position(|four| four == b"\r\n\r\n") {
+            let head = String::from_utf8_lossy(&seen[..end]).into_owned();
+            let lower = head.to_lowercase();
+            let bytes = lower.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+            let all = end + 4 + bytes.parse::<usize>().unwrap();
+            if seen.len() >= all {
+                return (head, seen[end + 4..all].to_vec());
+            }
+        }
+        let read = stream.read(&mut chunk).unwrap();
+        assert!(read > 0, "a post ended early");
+        seen.extend_from_slice(&chunk[..read]);
+    }
+}
+
+#[test]
+fn of_two_servers_one_tells_the_webhook_and_no_secret_is_said() {
+    let receiver = Receiver::start();
+    let webhook = format!(
+        "\n[serve.webhooks.pager]\nurl = \"http://{}/hush-in-path\"\nsecret_env = \"PAGER_SECRET\"\n\n\
+         [serve.alarms]\nevery_seconds = 1\n",
+        receiver.addr
+    );
+    let mut world = world(73, &webhook);
+    world.set("PAGER_SECRET", Some("Bearer hush-in-header"));
+    std::fs::write(
+        world.path("drill.toml"),
+        "format = 1\nname = \"gone\"\nclass = \"one-site\"\nwindow_seconds = 600\nshard = \"nowhere\"\n",
+    )
+    .unwrap();
+    let first = Server::start(&world, "first", free_addr());
+    until("the first is ready", || first.get("/readyz").is_some_and(|(status, _)| status == 200));
+    let second = Server::start(&world, "second", free_addr());
+    until("the second answers", || second.get("/healthz").is_some());
+    let both = [&first, &second];
+    Incident::delete(&world, 8, Duration::from_millis(20));
+    world.muster_with("first.toml", &["drill", "run", "drill.toml"]).code(2);
+    until("both see both alarms", || {
+        both.iter().all(|server| {
+            let metrics = server.metrics();
+            metrics.contains("muster_lost_sites 8")
+                && metrics.contains("muster_alarm{alarm=\"drill-failed\",subject=\"gone\"} 1")
+        })
+    });
+    until("the webhook is told of both", || {
+        !receiver.told("sites-lost", "raised").is_empty()
+            && !receiver.told("drill-failed", "raised").is_empty()
+    });
+    let raised = receiver.told("sites-lost", "raised");
+    assert_eq!(raised.len(), 1, "{raised:?}");
+    let alarm = &raised[0]["alarm"];
+    assert!(alarm["text"].as_str().unwrap().contains("sites lost since"), "{alarm}");
+    assert!(alarm["way_out"].as_str().unwrap().contains("muster plan --incident"), "{alarm}");
+    assert_eq!(receiver.told("drill-failed", "raised").len(), 1);
+    for (head, _) in receiver.came.lock().unwrap().iter() {
+        assert!(head.contains("Bearer hush-in-header") && head.starts_with("POST /hush-in-path "), "{head}");
+    }
+    for server in both {
+        assert!(
+            server
+                .get("/readyz")
+                .is_some_and(|(status, body)| status == 503 && body.contains("drill-failed"))
+        );
+        assert!(!(server.said() + &server.metrics()).contains("hush"), "{}", server.said());
+    }
+    // A drill that passes ends that alarm, once for both.
+    let drill = std::fs::read_to_string(world.path("drill.toml")).unwrap();
+    let well = drill.replace("shard = \"nowhere\"\n", "settle_seconds = 1\n");
+    std::fs::write(world.path("drill.toml"), well).unwrap();
+    world.muster_with("first.toml", &["drill", "run", "drill.toml"]).ok();
+    until("it is over for both", || {
+        both.iter().all(|server| !server.metrics().contains("alarm=\"drill-failed\""))
+            && !receiver.told("drill-failed", "cleared").is_empty()
+    });
+    assert_eq!(receiver.told("drill-failed", "cleared").len(), 1);
+    stops_within_seconds(second);
+    stops_within_seconds(first);
+}
+
+#[test]
+fn jobs_that_cannot_succeed_are_said_and_the_service_goes_on() {
+    let jobs = "\n[jobs.window]\nwhat = \"drill\"\nfile = \"window.toml\"\ncron = \"*/3 * * * * *\"\n\n\
+                [jobs.missing]\nwhat = \"drill\"\nfile = \"missing.toml\"\ncron = \"*/3 * * * * *\"\n\n\
+                [jobs.prune]\nwhat = \"prune\"\ncron = \"*/3 * * * * *\"\n\n\
+                [jobs.check]\nwhat = \"check\"\ncron = \"*/3 * * * * *\"\n";
+    let world = world(74, jobs);
+    std::fs::write(
+        world.path("window.toml"),
+        "format = 1\nname = \"window\"\nclass = \"one-site\"\nwindow_seconds = 600\nat = \"2001-01-01T00:00:00Z\"\n",
+    )
+    .unwrap();
+    let server = Server::start(&world, "only", free_addr());
+    let ended = |job: &str, outcome: &str| {
+        server.metrics().contains(&format!("muster_job_runs_total{{job=\"{job}\",outcome=\"{outcome}\"}}"))
+    };
+    until("what cannot succeed has failed", || {
+        ["window", "missing", "prune"].iter().all(|job| ended(job, "failed"))
+    });
+    let before = succeeded(&records(&world, "check")).len();
+    until("the others go on", || succeeded(&records(&world, "check")).len() > before + 1);
+    let said = server.said();
+    for reason in ["outside of the promised window", "missing.toml", "the topology has no [retention]"] {
+        assert!(said.contains(reason), "{reason}: {said}");
+    }
+    assert_eq!(server.get("/healthz"), Some((200, "ok\n".into())));
+    stops_within_seconds(server);
 }
 
 #[test]

@@ -1,13 +1,13 @@
-//! The page as a whole.
+//! The page of a report as a whole.
 
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, PreEscaped, html};
 use muster_types::plan::{Note, Severity};
 use muster_types::report::{Report, RunStatus};
 
+use crate::document::document;
 use crate::figures::{self, Clock};
 use crate::{chart, proof, sites, summary};
 
-const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
 
 /// More notes of one sort than this are folded.
@@ -16,36 +16,26 @@ const NOTES_OPEN_MOST: usize = 5;
 /// The page.
 pub(crate) fn page(report: &Report) -> Markup {
     let clock = Clock::on(report.opened_at);
-    html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="color-scheme" content="light dark";
-                title { (verdict(report)) " · " (report.title) }
-                style { (PreEscaped(STYLE)) }
-            }
-            body {
-                (header(report))
-                main {
-                    (failures(report))
-                    (summary::figures(report))
-                    (summary::tiers(report))
-                    (chart::curve(report))
-                    (chart::timeline(report))
-                    (proof::section(&report.proof))
-                    (notes(&report.notes))
-                    (sites::section(report, &clock))
-                }
-                footer {
-                    "Times are UTC. Recovery time counts from the declaration of the incident, and from the site's own \
-                     outage; loss is outage (or target) minus the recovery point, a site has the worst of its stores."
-                }
-                script { (PreEscaped(SCRIPT)) }
-            }
+    let title = format!("{} · {}", verdict(report), report.title);
+    let body = html! {
+        (header(report))
+        main {
+            (failures(report))
+            (summary::figures(report))
+            (summary::tiers(report))
+            (chart::curve(report))
+            (chart::timeline(report))
+            (proof::section(&report.proof))
+            (notes(&report.notes))
+            (sites::section(report, &clock))
         }
-    }
+        footer {
+            "Times are UTC. Recovery time counts from the declaration of the incident, and from the site's own \
+             outage; loss is outage (or target) minus the recovery point, a site has the worst of its stores."
+        }
+        script { (PreEscaped(SCRIPT)) }
+    };
+    document(&title, &body)
 }
 
 fn verdict(report: &Report) -> String {

@@ -74,25 +74,64 @@ struct Premises {
     _holds: Vec<Hold>,
 }
 
+/// Why nothing was rehearsed, and what is known of the drill all the same.
+struct Unreached {
+    error: DrillError,
+    record: Option<Box<DrillRecord>>,
+}
+
+impl<E: Into<DrillError>> From<E> for Unreached {
+    fn from(error: E) -> Self {
+        Self { error: error.into(), record: None }
+    }
+}
+
 impl Drill<'_> {
     /// Runs it.
     ///
     /// # Errors
-    /// [`DrillError`] where nothing was rehearsed; what a rehearsal found is in the record, and the record in the repository.
+    /// [`DrillError`] where nothing was rehearsed. What came of it is in the record, and the record in the repository, in
+    /// either case.
     pub async fn run(self) -> Result<DrillRecord, DrillError> {
         let began_at = self.options.clock.now();
+        let (record, error) = match self.reach(began_at).await {
+            Ok(record) => (record, None),
+            Err(Unreached { error, record }) => {
+                let record = record.map_or_else(|| self.unreached(began_at, &error), |record| *record);
+                (record, Some(error))
+            }
+        };
+        let recorded = DrillObjects::new(self.repository).record(&record).await;
+        match (error, recorded) {
+            (None, recorded) => recorded.map(|()| record).map_err(DrillError::from),
+            (Some(error), Ok(())) => Err(error),
+            (Some(error), Err(why)) => Err(DrillError::Unrecorded { error: Box::new(error), why }),
+        }
+    }
+
+    /// Rehearses in a sandbox, if it comes that far.
+    async fn reach(&self, began_at: Timestamp) -> Result<DrillRecord, Unreached> {
         // A sandbox that cannot be cleaned is told when it is to be used.
         clean(self.repository, self.topology, &self.options).await?;
         let mut open = OpenRuns::default();
         if let Some(run) = open.find(self.repository).await? {
-            return Err(DrillError::Refused(format!(
+            let error = DrillError::Refused(format!(
                 "run {run} is open, and drills wait for real runs: `muster status {run}` shows it; run the drill again when it \
                  has ended"
-            )));
+            ));
+            // It says nothing about the restore.
+            let record = DrillRecord { verdict: Verdict::Stopped, ..self.unreached(began_at, &error) };
+            return Err(Unreached { error, record: Some(Box::new(record)) });
         }
         let (choice, seed) = self.choose(began_at).await?;
         let shards = self.shards(&choice).await?;
-        let mut findings = Findings { record: self.blank(began_at, seed, &choice, &shards), stopped: None };
+        let moment = choice.rounds.last().and_then(|incident| incident.sites.first()).map(|site| site.target);
+        let blank = DrillRecord {
+            moment,
+            made: shards.iter().map(SandboxShard::made).collect(),
+            ..self.blank(began_at, seed)
+        };
+        let mut findings = Findings { record: blank, stopped: None };
         let made = self.make(&shards, &findings.record).await?;
         self.rehearse_all(&choice, &shards, &mut open, &mut findings).await;
         self.remove(&made, &mut findings).await;
@@ -107,9 +146,13 @@ impl Drill<'_> {
             findings.error(format!("the drill's runs cannot be closed: {error}"));
         }
         drop(made);
-        let record = self.judge(findings);
-        DrillObjects::new(self.repository).record(&record).await?;
-        Ok(record)
+        Ok(self.judge(findings))
+    }
+
+    /// Of a drill that did not come to its sandbox.
+    fn unreached(&self, began_at: Timestamp, error: &DrillError) -> DrillRecord {
+        let record = self.blank(began_at, self.spec.seed.unwrap_or(self.seed));
+        DrillRecord { ended_at: self.options.clock.now(), errors: vec![error.to_string()], ..record }
     }
 
     async fn choose(&self, now: Timestamp) -> Result<(Choice, u64), DrillError> {
@@ -161,7 +204,7 @@ impl Drill<'_> {
         shards.map_err(|error| DrillError::Input(error.to_string()))
     }
 
-    fn blank(&self, began_at: Timestamp, seed: u64, choice: &Choice, shards: &[SandboxShard]) -> DrillRecord {
+    fn blank(&self, began_at: Timestamp, seed: u64) -> DrillRecord {
         DrillRecord {
             format: FORMAT,
             id: self.id.clone(),
@@ -170,7 +213,7 @@ impl Drill<'_> {
             seed,
             began_at,
             ended_at: began_at,
-            moment: choice.rounds.last().and_then(|incident| incident.sites.first()).map(|site| site.target),
+            moment: None,
             runs: Vec::new(),
             plans: Vec::new(),
             verdict: Verdict::Failed,
@@ -182,13 +225,13 @@ impl Drill<'_> {
             rows: 0,
             bytes: 0,
             run_seconds: 0.0,
-            made: shards.iter().map(SandboxShard::made).collect(),
+            made: Vec::new(),
             left: Vec::new(),
         }
     }
 
     /// Notes what will be made, then makes it. What a failure leaves is removed.
-    async fn make(&self, shards: &[SandboxShard], record: &DrillRecord) -> Result<Premises, DrillError> {
+    async fn make(&self, shards: &[SandboxShard], record: &DrillRecord) -> Result<Premises, Unreached> {
         let names: BTreeSet<&str> = shards.iter().map(SandboxShard::sandbox).collect();
         let (mut sandboxes, mut holds) = (BTreeMap::new(), Vec::new());
         for name in names {
@@ -213,8 +256,8 @@ impl Drill<'_> {
                 let mut findings = Findings { record: record.clone(), stopped: None };
                 findings.error(error.to_string());
                 self.remove(&made, &mut findings).await;
-                DrillObjects::new(self.repository).record(&self.judge(findings)).await?;
-                return Err(error.into());
+                let record = Some(Box::new(self.judge(findings)));
+                return Err(Unreached { error: error.into(), record });
             }
         }
         Ok(made)

@@ -34,4 +34,12 @@ pub enum DrillError {
     /// The engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// Nothing was rehearsed, and that is not in the history either.
+    #[error("{error}; the history does not have it: {why}")]
+    Unrecorded {
+        /// Why there was no rehearsal.
+        error: Box<DrillError>,
+        /// Why it is not recorded.
+        why: RepoError,
+    },
 }

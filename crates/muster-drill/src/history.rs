@@ -6,8 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use muster_types::drill::{DrillClass, DrillRecord, Verdict};
+use muster_types::drill_history::{ClassHistory, Coverage, DayProven, DrillHistory, PastDrill, Trend};
 use muster_types::{Kind, ShardName, SiteId, Timestamp};
-use serde::Serialize;
+
+const DAY_MICROS: i64 = 86_400_000_000;
 
 /// Drills whose figures a trend is measured against: fewer say little, more forget slowly.
 const TRAILING_MAX: usize = 20;
@@ -26,74 +28,25 @@ pub struct Fleet {
     pub kinds: BTreeSet<Kind>,
 }
 
-/// Proven ones among all.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Coverage<T> {
-    /// How many there are.
-    pub all: u64,
-    /// How many were proven within the stretch.
-    pub proven: u64,
-    /// Those that never were, in any drill.
-    pub never: Vec<T>,
-}
-
-/// Of one class.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct ClassHistory {
-    /// The class.
-    pub class: DrillClass,
-    /// Its last drill that passed.
-    pub proven_at: Option<Timestamp>,
-    /// Its last drill that failed.
-    pub failed_at: Option<Timestamp>,
-    /// Drills within the stretch.
-    pub drills: u64,
-}
-
-/// Of the drills of one name, the last beside those before it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Trend {
-    /// The drill's name.
-    pub name: String,
-    /// When the last one began.
-    pub at: Timestamp,
-    /// Its recovery time, in seconds (95th percentile).
-    pub rto_seconds: Option<f64>,
-    /// The median of those before it.
-    pub rto_median_seconds: Option<f64>,
-    /// Its worst recovery point, in seconds.
-    pub rpo_seconds: Option<f64>,
-    /// The median of those before it.
-    pub rpo_median_seconds: Option<f64>,
-    /// Rows restored and compared in a second.
-    pub rows_per_second: Option<f64>,
-    /// The median of those before it.
-    pub rows_per_second_median: Option<f64>,
-}
-
-/// Everything.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct History {
-    /// From when on drills count as proof.
+/// The stretch that counts as proof.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// Drills that began from here on count.
     pub since: Timestamp,
-    /// Sites.
-    pub sites: Coverage<SiteId>,
-    /// Shards.
-    pub shards: Coverage<ShardName>,
-    /// Kinds.
-    pub kinds: Coverage<Kind>,
-    /// The earliest and the latest moment that was proven within the stretch.
-    pub moments: Option<(Timestamp, Timestamp)>,
-    /// By class.
-    pub classes: Vec<ClassHistory>,
-    /// By name.
-    pub trends: Vec<Trend>,
-    /// Why someone should look: drills whose last one failed, or takes longer than it used to.
-    pub alarms: Vec<String>,
+    /// The present moment.
+    pub until: Timestamp,
+}
+
+impl Stretch {
+    /// The last so many days.
+    pub fn last_days(days: u32, until: Timestamp) -> Self {
+        Self { since: until.plus_micros(-i64::from(days) * DAY_MICROS), until }
+    }
 }
 
 /// The history that `records`, in the order of time, tell of `fleet`. A figure above `factor` times the median is an alarm.
-pub fn history(records: &[DrillRecord], fleet: &Fleet, since: Timestamp, factor: f64) -> History {
+pub fn history(records: &[DrillRecord], fleet: &Fleet, stretch: Stretch, factor: f64) -> DrillHistory {
+    let Stretch { since, until } = stretch;
     let judged: Vec<&DrillRecord> =
         records.iter().filter(|record| record.verdict != Verdict::Stopped).collect();
     let recent = || judged.iter().copied().filter(|record| record.began_at >= since);
@@ -103,16 +56,53 @@ pub fn history(records: &[DrillRecord], fleet: &Fleet, since: Timestamp, factor:
         .filter(|site| !site.stores.is_empty() && site.stores.iter().all(|store| store.proven))
         .map(|site| site.target)
         .collect();
-    let trends = trends(&judged);
-    History {
+    let drills: Vec<PastDrill> = records.iter().map(past).collect();
+    let trends = trends(&drills);
+    DrillHistory {
         since,
+        until,
+        factor,
         sites: coverage(&fleet.sites, &sites(recent()), &sites(all())),
         shards: coverage(&fleet.shards, &shards(recent()), &shards(all())),
         kinds: coverage(&fleet.kinds, &kinds(recent()), &kinds(all())),
         moments: moments.iter().min().copied().zip(moments.iter().max().copied()),
+        days: days(&moments, stretch),
         classes: classes(&judged, since),
-        alarms: alarms(&judged, &trends, factor),
+        alarms: alarms(&drills, factor).into_iter().map(|alarm| alarm.text).collect(),
+        drills,
         trends,
+    }
+}
+
+/// The days that end with the stretch, and what was proven of each.
+fn days(moments: &[Timestamp], stretch: Stretch) -> Vec<DayProven> {
+    let micros = stretch.until.as_micros() - stretch.since.as_micros();
+    let count = (micros / DAY_MICROS).max(0);
+    let day = |number: i64| {
+        let (from, to) = (
+            stretch.since.plus_micros(number * DAY_MICROS),
+            stretch.since.plus_micros((number + 1) * DAY_MICROS),
+        );
+        let own: BTreeSet<Timestamp> =
+            moments.iter().copied().filter(|moment| from <= *moment && *moment < to).collect();
+        DayProven { from, moments: own.len() as u64 }
+    };
+    (0..count).map(day).collect()
+}
+
+/// What a history keeps of a record.
+pub fn past(record: &DrillRecord) -> PastDrill {
+    PastDrill {
+        id: record.id.clone(),
+        name: record.name.clone(),
+        class: record.class,
+        began_at: record.began_at,
+        verdict: record.verdict,
+        sites: record.sites.len() as u64,
+        rto_seconds: record.rto_seconds,
+        rpo_seconds: record.rpo_seconds,
+        rows_per_second: rate(record),
+        errors: record.errors.clone(),
     }
 }
 
@@ -156,38 +146,38 @@ fn classes(judged: &[&DrillRecord], since: Timestamp) -> Vec<ClassHistory> {
     DrillClass::ALL.into_iter().map(of).collect()
 }
 
-fn by_name<'r>(judged: &[&'r DrillRecord]) -> BTreeMap<&'r str, Vec<&'r DrillRecord>> {
-    let mut named: BTreeMap<&str, Vec<&DrillRecord>> = BTreeMap::new();
-    for record in judged {
-        named.entry(&record.name).or_default().push(record);
+/// Those that say something of a restore, by name.
+fn by_name(drills: &[PastDrill]) -> BTreeMap<&str, Vec<&PastDrill>> {
+    let mut named: BTreeMap<&str, Vec<&PastDrill>> = BTreeMap::new();
+    for drill in drills.iter().filter(|drill| drill.verdict != Verdict::Stopped) {
+        named.entry(&drill.name).or_default().push(drill);
     }
     named
 }
 
-fn trends(judged: &[&DrillRecord]) -> Vec<Trend> {
-    let named = by_name(judged);
-    let trend = |(name, records): (&str, Vec<&DrillRecord>)| {
-        let passed: Vec<&DrillRecord> = records
+fn trends(drills: &[PastDrill]) -> Vec<Trend> {
+    let trend = |(name, drills): (&str, Vec<&PastDrill>)| {
+        let measured: Vec<&PastDrill> = drills
             .into_iter()
-            .filter(|record| record.verdict == Verdict::Passed || record.rto_seconds.is_some())
+            .filter(|drill| drill.verdict == Verdict::Passed || drill.rto_seconds.is_some())
             .collect();
-        let (last, before) = passed.split_last()?;
+        let (last, before) = measured.split_last()?;
         let trailing = &before[before.len().saturating_sub(TRAILING_MAX)..];
-        let median_of = |figure: fn(&DrillRecord) -> Option<f64>| {
-            median(trailing.iter().filter_map(|record| figure(record)).collect())
+        let median_of = |figure: fn(&PastDrill) -> Option<f64>| {
+            median(trailing.iter().filter_map(|drill| figure(drill)).collect())
         };
         Some(Trend {
             name: name.to_owned(),
             at: last.began_at,
             rto_seconds: last.rto_seconds,
-            rto_median_seconds: median_of(|record| record.rto_seconds),
+            rto_median_seconds: median_of(|drill| drill.rto_seconds),
             rpo_seconds: last.rpo_seconds,
-            rpo_median_seconds: median_of(|record| record.rpo_seconds),
-            rows_per_second: rate(last),
-            rows_per_second_median: median_of(rate),
+            rpo_median_seconds: median_of(|drill| drill.rpo_seconds),
+            rows_per_second: last.rows_per_second,
+            rows_per_second_median: median_of(|drill| drill.rows_per_second),
         })
     };
-    named.into_iter().filter_map(trend).collect()
+    by_name(drills).into_iter().filter_map(trend).collect()
 }
 
 fn rate(record: &DrillRecord) -> Option<f64> {
@@ -202,15 +192,30 @@ fn median(mut figures: Vec<f64>) -> Option<f64> {
     figures.get(figures.len() / 2).copied()
 }
 
-fn alarms(judged: &[&DrillRecord], trends: &[Trend], factor: f64) -> Vec<String> {
+/// Why someone should look at the drills of one name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DrillAlarm {
+    /// The drill's name.
+    pub drill: String,
+    /// Its last one failed; else it takes longer than it used to.
+    pub failed: bool,
+    /// When the one that says so began.
+    pub at: Timestamp,
+    /// In words.
+    pub text: String,
+}
+
+/// What is wrong with the drills, in the order of time. A figure above `factor` times the median is.
+pub fn alarms(drills: &[PastDrill], factor: f64) -> Vec<DrillAlarm> {
     let mut alarms = Vec::new();
-    for (name, records) in by_name(judged) {
-        if let Some(last) = records.last().filter(|last| last.verdict == Verdict::Failed) {
+    for (name, drills) in by_name(drills) {
+        if let Some(last) = drills.last().filter(|last| last.verdict == Verdict::Failed) {
             let why = last.errors.first().map_or("no reason was recorded", String::as_str);
-            alarms.push(format!("drill {name} failed at {} ({}): {why}", last.began_at, last.id));
+            let text = format!("drill {name} failed at {} ({}): {why}", last.began_at, last.id);
+            alarms.push(DrillAlarm { drill: name.to_owned(), failed: true, at: last.began_at, text });
         }
     }
-    for trend in trends {
+    for trend in trends(drills) {
         let figures = [
             ("recovery time", trend.rto_seconds, trend.rto_median_seconds),
             ("recovery point", trend.rpo_seconds, trend.rpo_median_seconds),
@@ -219,10 +224,11 @@ fn alarms(judged: &[&DrillRecord], trends: &[Trend], factor: f64) -> Vec<String>
             if let (Some(last), Some(median)) = (last, median)
                 && last > median * factor
             {
-                alarms.push(format!(
+                let text = format!(
                     "drill {}: its {what} of {last:.2} s is more than {factor} times the trailing median, {median:.2} s",
                     trend.name
-                ));
+                );
+                alarms.push(DrillAlarm { drill: trend.name.clone(), failed: false, at: trend.at, text });
             }
         }
     }
@@ -281,6 +287,10 @@ mod tests {
         }
     }
 
+    fn stretch(since: i64) -> Stretch {
+        Stretch { since: at(since), until: at(11) }
+    }
+
     fn fleet() -> Fleet {
         Fleet {
             sites: ["a", "b", "c"].map(|site| format!("site:{site}").parse().unwrap()).into(),
@@ -296,11 +306,14 @@ mod tests {
             record(9, Verdict::Passed, 1.0, "b"),
             record(10, Verdict::Failed, 1.0, "c"),
         ];
-        let found = history(&records, &fleet(), at(5), 2.0);
+        let found = history(&records, &fleet(), stretch(5), 2.0);
         assert_eq!((found.sites.all, found.sites.proven), (3, 1));
         assert_eq!(found.sites.never.iter().map(SiteId::as_str).collect::<Vec<_>>(), ["c"]);
         assert_eq!(found.shards.never.iter().map(ShardName::as_str).collect::<Vec<_>>(), ["eu-2"]);
         assert_eq!(found.moments, Some((at(9), at(9))));
+        let days: Vec<_> = found.days.iter().map(|day| (day.from, day.moments)).collect();
+        assert_eq!(days, [(at(5), 0), (at(6), 0), (at(7), 0), (at(8), 0), (at(9), 1), (at(10), 0)]);
+        assert_eq!(found.drills.len(), 3);
         let own = found.classes.iter().find(|class| class.class == DrillClass::OneSite).unwrap();
         assert_eq!((own.proven_at, own.failed_at, own.drills), (Some(at(9)), Some(at(10)), 2));
         assert!(found.alarms[0].contains("table `x` differs"), "{:?}", found.alarms);
@@ -309,15 +322,15 @@ mod tests {
     #[test]
     fn a_drill_that_takes_longer_than_it_used_to_is_an_alarm() {
         let steady: Vec<DrillRecord> = (1..=5).map(|day| record(day, Verdict::Passed, 10.0, "a")).collect();
-        assert!(history(&steady, &fleet(), at(0), 2.0).alarms.is_empty());
+        assert!(history(&steady, &fleet(), stretch(0), 2.0).alarms.is_empty());
         let mut slower = steady.clone();
         slower.push(record(6, Verdict::Passed, 19.0, "a"));
-        assert!(history(&slower, &fleet(), at(0), 2.0).alarms.is_empty());
+        assert!(history(&slower, &fleet(), stretch(0), 2.0).alarms.is_empty());
         slower.push(record(7, Verdict::Passed, 31.0, "a"));
-        let alarms = history(&slower, &fleet(), at(0), 2.0).alarms;
+        let alarms = history(&slower, &fleet(), stretch(0), 2.0).alarms;
         assert!(alarms.len() == 1 && alarms[0].contains("31.00 s"), "{alarms:?}");
         // Stopped drills say nothing.
         slower.push(record(8, Verdict::Stopped, 99.0, "a"));
-        assert_eq!(history(&slower, &fleet(), at(0), 2.0).alarms, alarms);
+        assert_eq!(history(&slower, &fleet(), stretch(0), 2.0).alarms, alarms);
     }
 }

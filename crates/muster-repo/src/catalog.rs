@@ -17,6 +17,7 @@
 //! A damaged segment is a gap in both. A newer format is an error in both.
 
 pub(crate) mod compacted;
+mod follow;
 mod history;
 pub(crate) mod log;
 mod sites;
@@ -34,6 +35,7 @@ use crate::error::{RepoError, RepoErrorKind};
 use crate::keys;
 use crate::repository::Repository;
 
+pub use follow::FollowedCatalog;
 pub use sites::list_sites;
 
 /// Documents fetched at once: enough to hide a round trip of tens of milliseconds, few enough for any server.

@@ -36,6 +36,9 @@ use crate::retention;
 /// Bytes read at once.
 const WINDOW_BYTES: u64 = 8 * 1024 * 1024;
 
+/// Damages that are noted for who asks later: enough to see how far it goes, and a small document.
+const DAMAGES_KEPT: usize = 1_000;
+
 /// What a check looked at and found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checked {
@@ -71,7 +74,10 @@ pub async fn check(repository: &Repository, share: f64, now: Timestamp) -> Resul
         reached: None,
         round_began_at: now,
         rounds: 0,
+        damages: BTreeMap::new(),
     });
+    // What was removed is no damage any more.
+    progress.damages.retain(|key, _| sizes.contains_key(key));
     if progress.reached.is_none() {
         progress.round_began_at = now;
     }
@@ -108,8 +114,17 @@ pub async fn check(repository: &Repository, share: f64, now: Timestamp) -> Resul
         spent += sizes.get(key).copied().unwrap_or(0);
         checked.objects += 1;
         match checker.object(key).await {
-            Ok(bytes) => checked.bytes += bytes,
-            Err(error) => note_damage(&mut checked.damages, error)?,
+            Ok(bytes) => {
+                checked.bytes += bytes;
+                checked.progress.damages.remove(key);
+            }
+            Err(error) => {
+                let said = error.to_string();
+                note_damage(&mut checked.damages, error)?;
+                if checked.progress.damages.len() < DAMAGES_KEPT {
+                    checked.progress.damages.insert(key.clone(), said);
+                }
+            }
         }
         checked.progress.reached = Some(key.clone());
     }
@@ -120,6 +135,14 @@ pub async fn check(repository: &Repository, share: f64, now: Timestamp) -> Resul
     checked.progress.ended_at = now;
     note(repository, number, &checked.progress).await?;
     Ok(checked)
+}
+
+/// How far the last check came, and what it and those before it found.
+///
+/// # Errors
+/// What the object store answers; a damaged or newer note.
+pub async fn progress(repository: &Repository) -> Result<Option<CheckProgress>, RepoError> {
+    Ok(last(repository).await?.1)
 }
 
 /// How far the last check came, with its number.

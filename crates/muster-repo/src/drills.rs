@@ -1,5 +1,7 @@
 //! The objects of drills: that each began, and what came of it. Both are created if absent.
 
+use std::collections::BTreeMap;
+
 use futures::{StreamExt, TryStreamExt};
 use muster_types::drill::{DrillBegun, DrillRecord};
 use muster_types::{DrillId, Timestamp};
@@ -72,6 +74,29 @@ impl DrillObjects {
             .try_collect()
             .await?;
         Ok(records.into_iter().filter(|record| record.began_at >= since).collect())
+    }
+
+    /// The records that are not among `known`, each with its key, in the order of their beginning.
+    ///
+    /// # Errors
+    /// What the object store answers; a damaged or newer record.
+    pub async fn records_beside<T>(
+        &self,
+        known: &BTreeMap<String, T>,
+    ) -> Result<Vec<(String, DrillRecord)>, RepoError> {
+        let objects = self.repository.objects();
+        let entries = objects.list(keys::DRILLS, None).await?;
+        let keys = entries.into_iter().map(|entry| entry.key);
+        let new = keys.filter(|key| !key.starts_with(keys::DRILLS_BEGUN) && !known.contains_key(key));
+        futures::stream::iter(new.collect::<Vec<_>>())
+            .map(|key| async move {
+                let body = objects.get(&key).await?.ok_or_else(|| RepoError::not_found(&key))?;
+                let record = from_json(&key, &body)?;
+                Ok((key, record))
+            })
+            .buffered(READS_AT_ONCE)
+            .try_collect()
+            .await
     }
 
     async fn create(&self, key: &str, body: bytes::Bytes, drill: &DrillId) -> Result<(), RepoError> {

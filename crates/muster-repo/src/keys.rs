@@ -95,17 +95,36 @@ pub fn preflight(hash: &Digest, made_at: Timestamp) -> String {
 
 /// Folder of a job's chain.
 pub fn job(job: &str) -> String {
-    format!("jobs/{job}/")
+    format!("{JOBS}{job}/")
 }
 
-/// A record of a job's chain.
-pub fn job_record(name: &str, sequence: u64) -> String {
-    format!("{}{sequence:020}.json", job(name))
+/// Folder of the chain of alarms.
+pub const ALARMS: &str = "alarms/";
+
+/// Folder of all jobs' chains.
+pub const JOBS: &str = "jobs/";
+
+/// A record of a chain of records.
+pub fn record(folder: &str, sequence: u64) -> String {
+    format!("{folder}{sequence:020}.json")
 }
+
+/// Folder of the floors of a chain of records.
+pub fn record_floors(folder: &str) -> String {
+    format!("record-floors/{folder}")
+}
+
+/// The number in the key of a record, or of a floor.
+pub(crate) fn record_number(folder: &str, key: &str) -> Option<u64> {
+    key.strip_prefix(folder)?.strip_suffix(".json")?.parse().ok()
+}
+
+/// Folder of servers' signs of life.
+pub const SERVERS: &str = "servers/";
 
 /// The sign of life of a server.
 pub fn server(server: &str) -> String {
-    format!("servers/{server}.json")
+    format!("{SERVERS}{server}.json")
 }
 
 /// Folder of all drills.
@@ -132,6 +151,11 @@ pub fn compacted(shard: &ShardName, incarnation: &Incarnation) -> String {
 /// Folder of the roots of one level of compacted segments. Roots stand apart from data, so that listing costs them only.
 pub fn compacted_level(shard: &ShardName, incarnation: &Incarnation, level: u32) -> String {
     format!("{}level-{level:02}/", compacted(shard, incarnation))
+}
+
+/// What the keys of all roots of compacted segments begin with.
+pub fn compacted_roots(shard: &ShardName, incarnation: &Incarnation) -> String {
+    format!("{}level-", compacted(shard, incarnation))
 }
 
 /// Root of a compacted segment.

@@ -102,6 +102,16 @@ fn latest_due(job: &Job, settled: Timestamp, now: Timestamp) -> Option<(Timestam
     Some((latest, missed))
 }
 
+/// The occurrence that is at work, or that has started and nobody works on: the earliest one.
+pub fn unsettled(job: &Job, last: Option<&JobRecord>, now: Timestamp) -> Option<Timestamp> {
+    let last = last?;
+    if let Some((occurrence, _)) = unfinished(last) {
+        return Some(occurrence);
+    }
+    let next = job.schedule.next_after(last.settled)?;
+    (job.schedule.starts_at(&job.name, next) <= now).then_some(next)
+}
+
 /// The attempt that has not come to its end.
 fn unfinished(last: &JobRecord) -> Option<(Timestamp, u32)> {
     match last.decision {

@@ -4,6 +4,7 @@
 //! - [`agenda`]: what a server does next about a job, from the last record of the job's chain.
 //! - [`liveness`]: which servers show signs of life.
 //! - [`runner`]: runs what is due.
+//! - [`alarms`]: what is wrong, and which edges of it are told; [`watch`]: how it is looked for; [`webhook`]: who is told.
 //! - [`metrics`], [`http`]: what can be asked.
 //!
 //! # Invariants
@@ -14,11 +15,14 @@
 //! The work of a job.
 
 pub mod agenda;
+pub mod alarms;
 pub mod http;
 pub mod liveness;
 pub mod metrics;
 pub mod runner;
 pub mod schedule;
+pub mod watch;
+pub mod webhook;
 
 pub use agenda::{Job, Next, follows, next};
 pub use liveness::Liveness;

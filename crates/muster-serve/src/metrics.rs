@@ -1,8 +1,11 @@
 //! What the service tells a monitoring system. Names carry their units.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 
 use muster_types::Timestamp;
+use muster_types::alarm::Condition;
 use muster_types::jobs::JobOutcome;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -28,6 +31,18 @@ struct OfShard {
     shard: String,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
+struct OfAlarm {
+    alarm: &'static str,
+    subject: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfDelivery {
+    webhook: String,
+    outcome: &'static str,
+}
+
 /// Seconds since the epoch, with fractions.
 type Seconds = Gauge<f64, std::sync::atomic::AtomicU64>;
 
@@ -47,6 +62,9 @@ pub struct Metrics {
     undeclared: Family<OfShard, Gauge>,
     lost_sites: Gauge,
     lost_sites_max: Gauge,
+    alarms: Family<OfAlarm, Gauge>,
+    standing: Mutex<BTreeSet<OfAlarm>>,
+    deliveries: Family<OfDelivery, Counter>,
 }
 
 impl fmt::Debug for Metrics {
@@ -88,6 +106,9 @@ impl Default for Metrics {
             undeclared: register!("capture_undeclared_tables", "Tables of a shard that nothing captures"),
             lost_sites: register!("lost_sites", "Sites lost within the window that is looked at"),
             lost_sites_max: register!("lost_sites_allowed", "More lost sites than these are an alarm"),
+            alarms: register!("alarm", "1 while an alarm stands, as this server sees it"),
+            standing: Mutex::default(),
+            deliveries: register!("webhook_deliveries", "Tries to tell a webhook of an alarm, by outcome"),
             registry,
         }
     }
@@ -154,6 +175,26 @@ impl Metrics {
     pub fn lost_sites(&self, lost: usize, allowed: u64) {
         self.lost_sites.set(i64::try_from(lost).unwrap_or(i64::MAX));
         self.lost_sites_max.set(i64::try_from(allowed).unwrap_or(i64::MAX));
+    }
+
+    /// The alarms that stand.
+    pub fn alarms<'c>(&self, standing: impl Iterator<Item = &'c Condition>) {
+        let now: BTreeSet<OfAlarm> = standing
+            .map(|condition| OfAlarm { alarm: condition.name.as_str(), subject: condition.subject.clone() })
+            .collect();
+        let mut before = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        for gone in before.difference(&now) {
+            self.alarms.remove(gone);
+        }
+        for alarm in &now {
+            self.alarms.get_or_create(alarm).set(1);
+        }
+        *before = now;
+    }
+
+    /// Something came of telling a webhook.
+    pub fn webhook(&self, webhook: &str, outcome: &'static str) {
+        self.deliveries.get_or_create(&OfDelivery { webhook: webhook.to_owned(), outcome }).inc();
     }
 
     /// In the OpenMetrics text format.

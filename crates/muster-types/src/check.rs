@@ -1,5 +1,7 @@
 //! How far the check of a repository has come.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::time::Timestamp;
@@ -17,4 +19,7 @@ pub struct CheckProgress {
     pub round_began_at: Timestamp,
     /// Whole rounds so far.
     pub rounds: u64,
+    /// What was damaged or missing when it was last looked at, by the key that was looked at; so many as are kept.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub damages: BTreeMap<String, String>,
 }

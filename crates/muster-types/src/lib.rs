@@ -11,11 +11,13 @@
 //! # Not here
 //! Rows and changes (`muster-rows`), and any behaviour beyond parsing, printing and validating one value.
 
+pub mod alarm;
 pub mod catalog;
 pub mod check;
 pub mod compacted;
 pub mod digest;
 pub mod drill;
+pub mod drill_history;
 pub mod forget;
 pub mod format;
 pub mod ids;

@@ -4,7 +4,11 @@
 use std::path::{Path, PathBuf};
 
 use muster_types::Kind;
-use muster_types::topology::{DriverConfig, JobConfig, JobWhat, KindMode, Migration, ServeConfig, Topology};
+use muster_types::alarm::AlarmName;
+use muster_types::topology::{
+    AlarmsConfig, DriverConfig, JobConfig, JobWhat, KindMode, Migration, SecretSource, ServeConfig, Topology,
+    WebhookConfig,
+};
 use proptest::prelude::*;
 
 const GOOD: &str = r#"fleet = "example"
@@ -559,6 +563,7 @@ fn jobs_say_what_they_do_and_when() {
         cron: "30 2 * * *".into(),
         zone: "Europe/Berlin".into(),
         jitter_seconds: 600,
+        overdue_seconds: 25_200,
     };
     assert_eq!(topology.jobs["nightly"], nightly);
     assert_eq!(
@@ -580,6 +585,43 @@ t.toml:17: [jobs.drill] has no `cron`
     add `cron = \"MINUTE HOUR DAY MONTH WEEKDAY\"`, e.g. \"30 2 * * *\"
 t.toml:17: [jobs.drill] has no `file`
     add `file = \"...\"`, the drill file"
+    );
+}
+
+#[test]
+fn webhooks_say_whom_to_tell_of_what() {
+    let with = |text: &str| format!("{text}\n\n[tiers.standard]");
+    let good = "[serve.alarms]\nevery_seconds = 5\ncapture_lag_seconds_max = 60\n\n\
+                [serve.webhooks.pager]\nurl = \"https://pager.example/hook/abc\"\nevents = [\"sites-lost\", \"drill-slower\"]\n\
+                header = \"X-Token\"\nsecret_file = \"pager.secret\"\n\n[serve.webhooks.all]\nurl = \"http://[::1]:9/\"";
+    let serve = parse(&GOOD.replace("[tiers.standard]", &with(good))).unwrap().serve;
+    let alarms = AlarmsConfig { every_seconds: 5, capture_lag_seconds_max: 60, drill_percent_max: 200 };
+    assert_eq!(serve.alarms, alarms);
+    let pager = WebhookConfig {
+        url: "https://pager.example/hook/abc".into(),
+        events: vec![AlarmName::SitesLost, AlarmName::DrillSlower],
+        header: "x-token".into(),
+        secret: Some(SecretSource::File("/base/pager.secret".into())),
+    };
+    assert_eq!(serve.webhooks["pager"], pager);
+    let all = &serve.webhooks["all"];
+    assert_eq!((all.events.len(), all.header.as_str(), &all.secret), (0, "authorization", &None));
+    assert!(!format!("{serve:?}").contains("abc"), "an address may hold a secret");
+    let bad = "[serve.webhooks.a]\nurl = \"ftp://x\"\nevents = [\"fire\"]\nsecret_env = \"A\"\nsecret_file = \"b\"\n\n\
+               [serve.webhooks.b]\nsecret = \"hush\"";
+    assert_eq!(
+        wrong(&[("[tiers.standard]", &with(bad))]),
+        "\
+t.toml:11: `url` in [serve.webhooks.a] is no address of a web server
+    write https://HOST/PATH
+t.toml:12: `fire` is no alarm, in [serve.webhooks.a]
+    write `sites-lost`, `capture-gap`, `capture-lag`, `site-failed`, `drill-failed`, `drill-slower`, `damage-found`, `job-overdue`
+t.toml:14: [serve.webhooks.a] has two secrets
+    keep one of `secret_env` and `secret_file`
+t.toml:16: [serve.webhooks.b] has no `url`
+    add `url = \"https://...\"`, where alarms are posted
+t.toml:17: unknown key `secret` in [serve.webhooks.b]
+    the keys here are `events`, `header`, `secret_env`, `secret_file`, `url`"
     );
 }
 

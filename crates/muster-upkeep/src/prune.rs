@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, TryStreamExt};
 use muster_engine::JournalError;
-use muster_repo::{RepoError, Repository, retention};
+use muster_repo::{RepoError, Repository, records, retention};
 use muster_types::Timestamp;
 use muster_types::format::FORMAT;
 use muster_types::retention::{Condemned, Retention};
@@ -69,6 +69,8 @@ pub struct Pruned {
     pub waiting: Amount,
     /// Removed.
     pub removed: Amount,
+    /// Records of jobs and alarms, and signs of life of servers, that were removed.
+    pub records: u64,
     /// Kept, by reason.
     pub kept: BTreeMap<String, Amount>,
     /// Shards that were left alone, with the reason.
@@ -97,6 +99,7 @@ pub async fn prune(
     condemn(repository, &judgement, (&due, &waiting), (now, dry_run), &mut pruned).await?;
     if !dry_run {
         retention::forget_orphans(repository).await?;
+        pruned.records = records::prune(repository, now).await?;
         for plan in &judgement.expired_plans {
             retention::drop_plan_hold(repository, plan).await?;
         }

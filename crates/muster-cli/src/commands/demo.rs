@@ -14,6 +14,7 @@ use muster_demo::{
 use muster_types::Timestamp;
 use muster_types::report::Report;
 
+use super::demo_alarm;
 use crate::{context, exit, print};
 
 /// Between two polls of a shard: the most that a site loses. In PostgreSQL every commit is a recovery point, and a site
@@ -175,8 +176,13 @@ impl Demo {
         heading(&format!("the bad script deletes {} sites, one after another", self.victims));
         let started = context::now();
         let victims = self.fleet.pick_victims(self.victims);
+        let runtime = tokio::runtime::Handle::current();
+        let watch = runtime.spawn(demo_alarm::first_alarm(self.dir.join("muster.toml")));
         let log = self.fleet.delete_victims(&victims, DELETION_PACE)?;
         self.say(&format!("{} sites are gone; their neighbours are still written to", log.sites.len()));
+        let told = runtime.block_on(watch)??;
+        let alarm = demo_alarm::sentence(&told, started, &log);
+        self.say(&alarm);
 
         heading("detect, plan, apply");
         self.muster(&["capture", "wait", "--covers", "now"])?;
@@ -189,7 +195,7 @@ impl Demo {
         heading("report and judgement");
         self.muster(&["report", RUN, "--html", "report.html"])?;
         let verdict = self.judge(writers, capture, &log)?;
-        self.finish(&verdict, &log)
+        self.finish(&verdict, &log, &alarm)
     }
 
     /// The independent judge: every victim at its reached point, every neighbour whole.
@@ -213,8 +219,9 @@ impl Demo {
         self.fleet.judge(log, &reached, interval_milliseconds as i64 * 1000)
     }
 
-    fn finish(&self, verdict: &Verdict, log: &DeletionLog) -> Result<ExitCode> {
+    fn finish(&self, verdict: &Verdict, log: &DeletionLog, alarm: &str) -> Result<ExitCode> {
         print::data(verdict.to_string());
+        print::data(alarm);
         print::data(format!(
             "{} of {} sites are back and equal to what they were; {} of {} neighbours are as their writers left them",
             print::count(verdict.victims_equal as u64),

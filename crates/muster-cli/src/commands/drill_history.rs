@@ -1,12 +1,14 @@
 //! `muster drill history`: what drills have proven.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Args;
-use muster_drill::history::{self, Coverage, Fleet, History};
+use muster_drill::history::{self, Fleet, Stretch};
 use muster_repo::{DrillObjects, catalog};
 use muster_types::Timestamp;
+use muster_types::drill_history::{Coverage, DrillHistory};
 use muster_types::topology::KindMode;
 
 use crate::context::{self, Context};
@@ -28,6 +30,9 @@ pub(crate) struct HistoryArgs {
     /// Print everything as JSON.
     #[arg(long)]
     json: bool,
+    /// Write the history as one self-contained HTML file, with pictures.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 pub(crate) async fn run(topology: &TopologyPlace, args: HistoryArgs) -> Result<ExitCode> {
@@ -44,8 +49,13 @@ pub(crate) async fn run(topology: &TopologyPlace, args: HistoryArgs) -> Result<E
         shards: topology.shards.keys().cloned().collect(),
         kinds: restored.map(|(kind, _)| kind.clone()).collect(),
     };
-    let since = context::now().plus_micros(-i64::from(args.days) * 86_400_000_000);
-    let found = history::history(&records, &fleet, since, args.factor);
+    let stretch = Stretch::last_days(args.days, context::now());
+    let found = history::history(&records, &fleet, stretch, args.factor);
+    if let Some(path) = &args.html {
+        let page = muster_dashboard::drill_page(&found);
+        std::fs::write(path, page).with_context(|| format!("failed to write `{}`", path.display()))?;
+        print::talk(format!("wrote {}", path.display()));
+    }
     if args.json {
         print::data(serde_json::to_string_pretty(&found)?);
     } else {
@@ -58,7 +68,7 @@ pub(crate) async fn run(topology: &TopologyPlace, args: HistoryArgs) -> Result<E
     }
 }
 
-fn show(history: &History, days: u32) {
+fn show(history: &DrillHistory, days: u32) {
     print::data(format!("proven in the last {days} days"));
     let rows = [row("sites", &history.sites), row("shards", &history.shards), row("kinds", &history.kinds)];
     print::data(print::table(
@@ -67,7 +77,10 @@ fn show(history: &History, days: u32) {
         rows,
     ));
     match history.moments {
-        Some((first, last)) => print::data(format!("moments from {first} to {last}")),
+        Some((first, last)) => {
+            let days = history.days.iter().filter(|day| day.moments > 0).count();
+            print::data(format!("moments from {first} to {last}, of {days} of {} days", history.days.len()));
+        }
         None => print::data("no moment"),
     }
     print::data("");

@@ -5,6 +5,7 @@ pub(crate) mod apply;
 pub(crate) mod capture;
 pub(crate) mod check;
 pub(crate) mod demo;
+mod demo_alarm;
 pub(crate) mod detect;
 pub(crate) mod diff;
 pub(crate) mod drill;

@@ -7,15 +7,18 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
+use futures::future::join_all;
 use muster_capture::{CaptureEvent, CaptureOptions, CaptureRunner};
 use muster_serve::http::{self, Pages};
+use muster_serve::webhook::Webhooks;
 use muster_serve::{Job, JobEvent, JobRunner, Metrics, Schedule, Work};
+use muster_types::alarm::Condition;
 use muster_types::jobs::JobOutcome;
 use muster_types::topology::Topology;
 use muster_types::{ShardName, Timestamp};
 use tokio::sync::{broadcast, watch};
 
-use super::serve_alarm::Alarm;
+use super::serve_alarm::{AlarmService, webhook_events};
 use super::serve_jobs::{self, Server};
 use super::{capture, s3};
 use crate::context::{self, Context};
@@ -33,6 +36,9 @@ pub(crate) async fn run(place: &TopologyPlace, _args: ServeArgs) -> Result<ExitC
     let context = Arc::new(Context::open_or_create(place).await?);
     let schedules = schedules(&context.topology)?;
     context.keep_topology_or_tell().await;
+    let health = Arc::new(Health::new(&context.topology));
+    let (webhooks, senders) =
+        Webhooks::open(&context.topology.serve.webhooks, &webhook_events(&health)).map_err(exit::input)?;
     let listener = match context.topology.serve.listen {
         Some(listen) => {
             let bound = http::bind(listen).await;
@@ -41,7 +47,6 @@ pub(crate) async fn run(place: &TopologyPlace, _args: ServeArgs) -> Result<ExitC
         None => None,
     };
     let (stop, stopping) = watch::channel(false);
-    let health = Arc::new(Health::new(&context.topology));
     let pages = Arc::new(Pages { metrics: Arc::clone(&health.metrics), obstacles: obstacles(&health) });
     if let Some(listener) = listener {
         print::talk(format!("health and metrics on http://{}", listener.local_addr()?));
@@ -56,14 +61,15 @@ pub(crate) async fn run(place: &TopologyPlace, _args: ServeArgs) -> Result<ExitC
     options.events = capture_events(&health, &told);
     let server =
         Arc::new(Server { context: Arc::clone(&context), snapshots, told, health: Arc::clone(&health) });
-    let jobs = schedules.into_iter().map(|job| {
+    let jobs = schedules.iter().cloned().map(|job| {
         let work: Arc<dyn Work> = Arc::new(serve_jobs::work(&server, &job.name));
         (job, work)
     });
     let name = format!("{}-{:08x}", apply_name(), nonce());
+    let alarms = AlarmService::new(&context, &health, &name, webhooks);
     let runner = JobRunner::new(&context.repository, name, lease, context::now, job_events(&health));
     let mut follower = CaptureRunner::new(&context.repository, &context.topology, options);
-    let alarm = Alarm::new(Arc::clone(&context), Arc::clone(&health));
+    let told = join_all(senders.into_iter().map(|sender| sender.run(stopping.clone())));
     let mut shutdown = stopping.clone();
     let followed = follower.follow(async move {
         // Without the sender the server is gone.
@@ -80,8 +86,14 @@ pub(crate) async fn run(place: &TopologyPlace, _args: ServeArgs) -> Result<ExitC
         });
         Ok::<(), anyhow::Error>(())
     };
-    let (ended, _, (), ()) =
-        tokio::join!(ended, followed, runner.run(jobs.collect(), stopping.clone()), alarm.watch(stopping));
+    let (ended, ..) = tokio::join!(
+        ended,
+        followed,
+        runner.run(jobs.collect(), stopping.clone()),
+        alarms.watch_logs(stopping.clone()),
+        alarms.watch_records(schedules.clone(), stopping.clone()),
+        told,
+    );
     ended?;
     print::talk("stopped");
     Ok(ExitCode::SUCCESS)
@@ -119,8 +131,8 @@ fn nonce() -> u32 {
 pub(crate) struct Health {
     pub(crate) metrics: Arc<Metrics>,
     shards: Mutex<BTreeMap<ShardName, ShardHealth>>,
-    /// An alarm that stands.
-    alarm: Mutex<Option<String>>,
+    /// Alarms that stand.
+    alarms: Mutex<Vec<String>>,
     /// A recovery point older than this stands in the way.
     stale_seconds: f64,
 }
@@ -138,7 +150,7 @@ impl Health {
         // A few watermarks may be late.
         let stale_seconds = (topology.capture.watermark_interval_seconds * 3).max(60) as f64;
         let shards = Mutex::new(shards.collect());
-        Self { metrics: Arc::default(), shards, alarm: Mutex::default(), stale_seconds }
+        Self { metrics: Arc::default(), shards, alarms: Mutex::default(), stale_seconds }
     }
 
     fn change(&self, shard: &ShardName, change: impl FnOnce(&mut ShardHealth)) {
@@ -146,8 +158,11 @@ impl Health {
         change(shards.entry(shard.clone()).or_default());
     }
 
-    pub(crate) fn alarm(&self, alarm: Option<String>) {
-        *self.alarm.lock().unwrap_or_else(PoisonError::into_inner) = alarm;
+    /// What stands now, as this server sees it.
+    pub(crate) fn alarms<'c>(&self, standing: impl Iterator<Item = &'c Condition> + Clone) {
+        self.metrics.alarms(standing.clone());
+        let lines = standing.map(|condition| format!("ALARM {condition}")).collect();
+        *self.alarms.lock().unwrap_or_else(PoisonError::into_inner) = lines;
     }
 
     /// Whether this server captures every shard.
@@ -157,8 +172,7 @@ impl Health {
     }
 
     fn obstacles(&self, now: Timestamp) -> Vec<String> {
-        let mut lines: Vec<String> =
-            self.alarm.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
+        let mut lines = self.alarms.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
         for (name, shard) in shards.iter().filter(|(_, shard)| !shard.stands_by) {
             let problem = shard.problem.as_deref().map(|problem| format!(": {problem}")).unwrap_or_default();

@@ -1,76 +1,170 @@
-//! Looking for lost sites all the time: an alarm with a draft incident, whoever did the deleting.
+//! Looking for what is wrong all the time: alarms for the log, health, metrics and webhooks, and a draft incident.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use muster_plan::detect::{self, DetectOptions, Detection};
-use muster_types::Timestamp;
+use muster_repo::AlarmChain;
+use muster_serve::Job;
+use muster_serve::alarms::Alarms;
+use muster_serve::watch::{self, DrillsWatch, JobsWatch, LogWatch, LostSites, RunsWatch};
+use muster_serve::webhook::{Delivery, WebhookEvent, WebhookEvents, Webhooks};
+use muster_types::alarm::{AlarmName, AlarmPayload, AlarmRecord, Change, Condition, Edge};
+use muster_types::format::FORMAT;
 use muster_types::topology::DetectConfig;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch as signal};
 
 use super::serve::Health;
 use crate::context::{self, Context};
 use crate::print;
 
-/// Looks at the log again and again.
-pub(crate) struct Alarm {
+/// What the looks at the logs speak of.
+const OF_LOG: [AlarmName; 3] = [AlarmName::SitesLost, AlarmName::CaptureGap, AlarmName::CaptureLag];
+
+/// The alarms of one server.
+pub(crate) struct AlarmService {
     context: Arc<Context>,
     health: Arc<Health>,
+    server: String,
+    webhooks: Webhooks,
+    view: Mutex<(Alarms, AlarmChain)>,
 }
 
-impl Alarm {
-    pub(crate) fn new(context: Arc<Context>, health: Arc<Health>) -> Self {
-        Self { context, health }
+impl AlarmService {
+    pub(crate) fn new(
+        context: &Arc<Context>,
+        health: &Arc<Health>,
+        server: &str,
+        webhooks: Webhooks,
+    ) -> Self {
+        let chain = AlarmChain::of(&context.repository);
+        Self {
+            context: Arc::clone(context),
+            health: Arc::clone(health),
+            server: server.to_owned(),
+            webhooks,
+            view: Mutex::new((Alarms::default(), chain)),
+        }
     }
 
-    /// Until told to stop; at once where the topology asks for no looks.
-    pub(crate) async fn watch(&self, mut stop: watch::Receiver<bool>) {
-        let Some(config) = &self.context.topology.serve.detect else { return };
-        let mut lost_before = 0;
-        let every = Duration::from_secs(config.every_seconds);
-        // Without the sender the server is gone.
-        while tokio::time::timeout(every, stop.wait_for(|stop| *stop)).await.is_err() {
-            match self.look(config, lost_before).await {
-                Ok(lost) => lost_before = lost,
-                Err(error) => print::talk(format!("looking for lost sites: {error:#}; trying again")),
+    /// Looks at the logs until told to stop.
+    pub(crate) async fn watch_logs(&self, mut stop: signal::Receiver<bool>) {
+        let serve = &self.context.topology.serve;
+        let seconds = serve.detect.as_ref().map_or(serve.alarms.every_seconds, |detect| detect.every_seconds);
+        let mut watch = LogWatch::new(&self.context.repository, &self.context.topology);
+        let mut draft = Draft::default();
+        while !stopped_within(&mut stop, seconds).await {
+            if let Err(error) = self.look_at_logs(&mut watch, &mut draft).await {
+                print::talk(format!("looking at the logs for alarms: {error:#}; trying again"));
             }
         }
     }
 
-    /// How many are lost. Tells it when there are more than before, and more than allowed.
-    async fn look(&self, config: &DetectConfig, lost_before: usize) -> Result<usize> {
-        let now = context::now();
-        let window_micros =
-            i64::try_from(config.window_seconds.saturating_mul(1_000_000)).unwrap_or(i64::MAX);
-        let from = now.plus_micros(-window_micros);
-        let catalog = self.context.catalog_of_all().await?;
-        let found = detect::detect(&self.context.topology, &catalog, from, now, &DetectOptions::default());
-        let lost = found.lost.len();
-        self.health.metrics.lost_sites(lost, config.sites_max);
-        if lost as u64 <= config.sites_max {
-            self.health.alarm(None);
-            return Ok(lost);
+    /// Looks at drills, runs, checks and jobs until told to stop.
+    pub(crate) async fn watch_records(&self, jobs: Vec<Job>, mut stop: signal::Receiver<bool>) {
+        let (repository, topology) = (&self.context.repository, &self.context.topology);
+        let alarms = &topology.serve.alarms;
+        let mut drills = DrillsWatch::new(repository, alarms.drill_percent_max);
+        let mut runs = RunsWatch::new(repository);
+        let of = |job: Job| {
+            let seconds = topology.jobs[&job.name].overdue_seconds;
+            (job, seconds)
+        };
+        let mut jobs = JobsWatch::new(repository, jobs.into_iter().map(of));
+        while !stopped_within(&mut stop, alarms.every_seconds).await {
+            let looks = [
+                (&[AlarmName::DrillFailed, AlarmName::DrillSlower][..], drills.look().await.map_err(text)),
+                (&[AlarmName::SiteFailed], runs.look().await.map_err(text)),
+                (&[AlarmName::DamageFound], watch::damages(repository).await.map_err(text)),
+                (&[AlarmName::JobOverdue], jobs.look(context::now()).await.map_err(text)),
+            ];
+            for (names, found) in looks {
+                let told = match found {
+                    Ok(found) => self.saw(names, found).await,
+                    Err(error) => Err(anyhow::anyhow!(error)),
+                };
+                if let Err(error) = told {
+                    print::talk(format!("looking for alarms ({}): {error:#}; trying again", names[0]));
+                }
+            }
         }
-        if lost > lost_before {
-            let file = draft(config, &found, (from, now))?;
-            let first = found.lost.iter().map(|site| site.first_loss_at).min().unwrap_or(now);
-            let text = format!(
-                "ALARM: {lost} sites lost since {first}, {} allowed; draft incident: {}; next: muster plan --incident {1}",
-                config.sites_max,
-                file.display()
-            );
-            print::talk(&text);
-            self.health.alarm(Some(text));
+    }
+
+    async fn look_at_logs(&self, watch: &mut LogWatch, draft: &mut Draft) -> Result<()> {
+        let look = watch.look(&self.context.topology, context::now()).await?;
+        let mut found = look.capture;
+        if let (Some(lost), Some(config)) = (look.lost, &self.context.topology.serve.detect) {
+            self.health.metrics.lost_sites(lost.count(), lost.sites_max);
+            let more = draft.write(config, &lost)?;
+            let condition = lost.condition(draft.way_out.clone());
+            if let Some(condition) = condition.as_ref().filter(|_| more) {
+                print::talk(format!("ALARM {condition}"));
+            }
+            found.extend(condition);
         }
-        Ok(lost)
+        self.saw(&OF_LOG, found).await
+    }
+
+    /// Takes what a look showed, and writes and tells what has changed for the repository.
+    async fn saw(&self, names: &[AlarmName], found: Vec<Condition>) -> Result<()> {
+        let mut view = self.view.lock().await;
+        let (alarms, chain) = &mut *view;
+        for edge in alarms.saw(names, found) {
+            say(&edge);
+        }
+        self.health.alarms(alarms.standing());
+        chain.refresh().await?;
+        while let Some(record) = alarms.record(chain.last(), &self.server, context::now()) {
+            if chain.append(record.clone()).await? {
+                alarms.wrote(&record);
+                self.tell(&record);
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&self, record: &AlarmRecord) {
+        let repository = self.context.repository.id();
+        for (number, edge) in record.edges.iter().enumerate() {
+            self.webhooks.tell(&AlarmPayload {
+                format: FORMAT,
+                id: format!("{repository}-{}-{number}", record.sequence),
+                repository: repository.to_owned(),
+                fleet: self.context.topology.fleet.clone(),
+                at: record.at,
+                server: record.server.clone(),
+                change: edge.change,
+                alarm: edge.alarm.clone(),
+            });
+        }
     }
 }
 
-/// Writes the incident file, beside those of earlier looks.
-fn draft(config: &DetectConfig, found: &Detection, (from, to): (Timestamp, Timestamp)) -> Result<PathBuf> {
-    let incident = found.incident("sites lost", &format!("detect {from}..{to}"), to);
+/// The draft incident of the sites that are lost.
+#[derive(Default)]
+struct Draft {
+    lost: usize,
+    way_out: String,
+}
+
+impl Draft {
+    /// Writes a file beside those of earlier looks when more are lost than before, and more than allowed; whether it did.
+    fn write(&mut self, config: &DetectConfig, lost: &LostSites) -> Result<bool> {
+        let more = lost.is_alarm() && lost.count() > self.lost;
+        if more {
+            let file = file(config, lost)?;
+            self.way_out = format!("draft incident: {0}; next: muster plan --incident {0}", file.display());
+        }
+        self.lost = lost.count();
+        Ok(more)
+    }
+}
+
+fn file(config: &DetectConfig, lost: &LostSites) -> Result<PathBuf> {
+    let (from, to) = lost.window;
+    let incident = lost.found.incident("sites lost", &format!("detect {from}..{to}"), to);
     let text = toml::to_string(&incident).context("failed to write the incident")?;
     std::fs::create_dir_all(&config.incident_dir)
         .with_context(|| format!("failed to make the folder `{}`", config.incident_dir.display()))?;
@@ -78,4 +172,40 @@ fn draft(config: &DetectConfig, found: &Detection, (from, to): (Timestamp, Times
     let path = config.incident_dir.join(format!("draft-{digits}.toml"));
     std::fs::write(&path, text).with_context(|| format!("failed to write `{}`", path.display()))?;
     Ok(path)
+}
+
+fn say(edge: &Edge) {
+    match edge.change {
+        // Said with each further site.
+        Change::Raised if edge.alarm.name == AlarmName::SitesLost => {}
+        Change::Raised => print::talk(format!("ALARM {}", edge.alarm)),
+        Change::Cleared => {
+            print::talk(format!("over: {} {}: {}", edge.alarm.name, edge.alarm.subject, edge.alarm.text));
+        }
+    }
+}
+
+/// What is said of webhooks, and counted.
+pub(crate) fn webhook_events(health: &Arc<Health>) -> WebhookEvents {
+    let health = Arc::clone(health);
+    Arc::new(move |WebhookEvent { webhook, id, outcome }| {
+        let (counted, said) = match outcome {
+            Delivery::Delivered => ("delivered", format!("has alarm {id}")),
+            Delivery::Retried { error } => ("retried", format!("alarm {id}: {error}; trying again")),
+            Delivery::GivenUp { error } => ("given_up", format!("FAILED to tell alarm {id}: {error}")),
+            Delivery::Dropped => ("dropped", format!("FAILED to tell alarm {id}: too many wait already")),
+        };
+        health.metrics.webhook(&webhook, counted);
+        print::talk(format!("webhook {webhook}: {said}"));
+    })
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+/// Waits; true when the server is told to stop.
+async fn stopped_within(stop: &mut signal::Receiver<bool>, seconds: u64) -> bool {
+    // Without the sender the server is gone.
+    tokio::time::timeout(Duration::from_secs(seconds), stop.wait_for(|stop| *stop)).await.is_ok()
 }

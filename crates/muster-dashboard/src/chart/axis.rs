@@ -5,7 +5,7 @@ use muster_types::Timestamp;
 use muster_types::report::Report;
 
 /// Distances between marks that read well, in seconds.
-const STEPS: [f64; 22] = [
+pub(super) const STEPS: [f64; 22] = [
     0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 900.0, 1_800.0, 3_600.0,
     7_200.0, 14_400.0, 43_200.0, 86_400.0, 604_800.0,
 ];
@@ -52,7 +52,8 @@ impl Axis {
     }
 }
 
-fn label(seconds: f64) -> String {
+/// A mark's text.
+pub(super) fn label(seconds: f64) -> String {
     match seconds {
         0.0 => "0".to_owned(),
         s if s < 1.0 => format!("{:.0} ms", s * 1e3),

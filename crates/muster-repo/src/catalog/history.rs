@@ -7,7 +7,7 @@ use futures::{StreamExt, TryStreamExt};
 use muster_types::catalog::{Catalog, IncarnationHistory, ShardHistory, SiteTrace};
 use muster_types::segment::{Gap, LogFrame};
 use muster_types::snapshot::TableSlice;
-use muster_types::{Boundary, ShardName, SiteId, Timestamp};
+use muster_types::{Boundary, Digest, ShardName, SiteId, Timestamp};
 
 use super::{Sites, Survey, log, snapshots};
 use crate::error::RepoError;
@@ -20,12 +20,14 @@ const SHARDS_AT_ONCE: usize = 4;
 /// Slices or frames by site, of one snapshot or segment after the other.
 pub(super) type BySite<T> = Vec<BTreeMap<SiteId, Vec<T>>>;
 
-struct ShardRead {
+pub(super) struct ShardRead {
     shard: ShardName,
-    incarnations: Vec<IncarnationHistory>,
-    traces: BTreeMap<(SiteId, u32), SiteTrace>,
-    unowned: Vec<SiteTrace>,
-    damages: Vec<RepoError>,
+    pub(super) incarnations: Vec<IncarnationHistory>,
+    pub(super) traces: BTreeMap<(SiteId, u32), SiteTrace>,
+    pub(super) unowned: Vec<SiteTrace>,
+    pub(super) damages: Vec<RepoError>,
+    /// Digest of the last index of the newest log.
+    pub(super) head: Option<Digest>,
 }
 
 pub(super) async fn survey(
@@ -61,7 +63,7 @@ pub(super) async fn survey(
     Ok(Survey { catalog, damages })
 }
 
-async fn read_shard(
+pub(super) async fn read_shard(
     repository: &Repository,
     shard: ShardName,
     sites: Arc<Sites>,
@@ -73,6 +75,7 @@ async fn read_shard(
         traces: BTreeMap::new(),
         unowned: Vec::new(),
         damages: Vec::new(),
+        head: None,
     };
     for (number, document) in (0..).zip(&documents) {
         let (snapshots, log) = futures::try_join!(
@@ -82,6 +85,7 @@ async fn read_shard(
         read.add_unowned(number, snapshots.unowned, log.unowned);
         read.add_slices(number, snapshots.slices);
         read.add_frames(number, log.frames);
+        read.head = log.head;
         read.damages.extend(snapshots.damages.into_iter().chain(log.damages));
         let mut history = IncarnationHistory {
             incarnation: document.incarnation.clone(),

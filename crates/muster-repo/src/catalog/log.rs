@@ -24,6 +24,8 @@ pub(super) struct Log {
     pub(super) unowned: Vec<Vec<LogFrame>>,
     pub(super) gaps: Vec<Gap>,
     pub(super) damages: Vec<RepoError>,
+    /// Digest of the last index.
+    pub(super) head: Option<Digest>,
 }
 
 /// A segment, or a compacted one with all that it covers, without what was not asked for.
@@ -109,7 +111,7 @@ pub(crate) async fn sequences(
     Ok(found)
 }
 
-async fn read_index(
+pub(super) async fn read_index(
     repository: &Repository,
     key: String,
     sequence: u64,
@@ -185,6 +187,7 @@ fn link(log: &mut Log, items: BTreeMap<u64, Item>, (floor, listed): (u64, u64), 
             log.gaps.push(Gap { after: before.unwrap_or(BEGINNING), before: Some(after), reason });
         }
         expected = item.last + 1;
+        log.head = Some(item.head);
         for ((mut info, frames), unowned) in item.segments.into_iter().zip(item.frames).zip(item.unowned) {
             let before = log.segments.last().map(|last: &SegmentInfo| last.boundary);
             let follows = log.segments.last().is_some_and(|last| last.sequence + 1 == info.sequence);

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use super::raw::{At, Findings, Section};
+use super::raw::{At, Findings, Section, listed};
+use crate::alarm::AlarmName;
 
 /// A server that leaves no sign of life for so long is taken for dead: several times what a slow object store takes to
 /// write one.
@@ -21,6 +22,17 @@ const DETECT_SITES_MAX: u64 = 3;
 
 /// Within the two weeks that are promised as a rule, so that what a fold got wrong is found while the log that would tell is there.
 const REAL_SNAPSHOT_EVERY_DAYS: u64 = 7;
+/// Each look reads what is new in the repository since the last one: a few listings.
+const ALARMS_EVERY_SECONDS: u64 = 15;
+
+/// Several watermarks, and a restart of the shard or of the object store.
+const CAPTURE_LAG_SECONDS_MAX: u64 = 300;
+
+/// Twice the trailing median: what varies from night to night is less, what broke is more.
+const DRILL_PERCENT_MAX: u64 = 200;
+
+/// Longer than the time limit of a drill, six hours by default.
+const OVERDUE_SECONDS: u64 = 7 * 3600;
 
 /// The service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,12 +43,76 @@ pub struct ServeConfig {
     pub lease_seconds: u64,
     /// How it looks for lost sites; it does not if absent.
     pub detect: Option<DetectConfig>,
+    /// When other things are an alarm.
+    pub alarms: AlarmsConfig,
+    /// Who is told of alarms, by name.
+    pub webhooks: BTreeMap<String, WebhookConfig>,
 }
 
 impl Default for ServeConfig {
     fn default() -> Self {
-        Self { listen: None, lease_seconds: LEASE_SECONDS, detect: None }
+        Self {
+            listen: None,
+            lease_seconds: LEASE_SECONDS,
+            detect: None,
+            alarms: AlarmsConfig::default(),
+            webhooks: BTreeMap::new(),
+        }
     }
+}
+
+/// When something is an alarm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AlarmsConfig {
+    /// Between two looks.
+    pub every_seconds: u64,
+    /// A last recovery point of a shard older than this is one.
+    pub capture_lag_seconds_max: u64,
+    /// A recovery time or point of a drill above so many percent of the trailing median is one.
+    pub drill_percent_max: u64,
+}
+
+impl Default for AlarmsConfig {
+    fn default() -> Self {
+        Self {
+            every_seconds: ALARMS_EVERY_SECONDS,
+            capture_lag_seconds_max: CAPTURE_LAG_SECONDS_MAX,
+            drill_percent_max: DRILL_PERCENT_MAX,
+        }
+    }
+}
+
+/// Someone who is told of alarms.
+#[derive(Clone, PartialEq, Eq)]
+pub struct WebhookConfig {
+    /// Where the payload is posted. It may hold a secret of its own, so nothing prints it whole.
+    pub url: String,
+    /// Of which alarms; of all if empty.
+    pub events: Vec<AlarmName>,
+    /// The header that the secret goes into.
+    pub header: String,
+    /// Where the secret is; none is sent if absent.
+    pub secret: Option<SecretSource>,
+}
+
+impl std::fmt::Debug for WebhookConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (events, header, secret) = (&self.events, &self.header, &self.secret);
+        f.debug_struct("WebhookConfig")
+            .field("events", events)
+            .field("header", header)
+            .field("secret", secret)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where a secret is read from when the service starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretSource {
+    /// An environment variable.
+    Environment(String),
+    /// A file, without its last line break.
+    File(PathBuf),
 }
 
 /// Looking for lost sites all the time.
@@ -63,6 +139,8 @@ pub struct JobConfig {
     pub zone: String,
     /// Each occurrence starts up to so much later.
     pub jitter_seconds: u64,
+    /// An occurrence that has not come to its end so long after it was due is an alarm.
+    pub overdue_seconds: u64,
 }
 
 /// What a job does.
@@ -117,8 +195,64 @@ pub(super) fn serve(findings: &mut Findings<'_>, root: &mut Section<'_>, base_di
         detect.close(findings);
         config
     });
+    let alarms = section.section(findings, "alarms").map_or_else(AlarmsConfig::default, |mut alarms| {
+        let config = AlarmsConfig {
+            every_seconds: alarms.positive_or(findings, "every_seconds", ALARMS_EVERY_SECONDS),
+            capture_lag_seconds_max: alarms.positive_or(
+                findings,
+                "capture_lag_seconds_max",
+                CAPTURE_LAG_SECONDS_MAX,
+            ),
+            drill_percent_max: alarms.positive_or(findings, "drill_percent_max", DRILL_PERCENT_MAX),
+        };
+        alarms.close(findings);
+        config
+    });
+    let mut webhooks = BTreeMap::new();
+    for At { value: (name, webhook), .. } in section.sections(findings, "webhooks") {
+        webhooks.extend(self::webhook(findings, webhook, base_dir).map(|webhook| (name, webhook)));
+    }
     section.close(findings);
-    ServeConfig { listen, lease_seconds, detect }
+    ServeConfig { listen, lease_seconds, detect, alarms, webhooks }
+}
+
+fn webhook(findings: &mut Findings<'_>, mut section: Section<'_>, base_dir: &Path) -> Option<WebhookConfig> {
+    let url = section.required_text(findings, "url", "add `url = \"https://...\"`, where alarms are posted");
+    if let Some(At { value, at }) = &url
+        && !(value.starts_with("https://") || value.starts_with("http://"))
+    {
+        let what = format!("`url` in {} is no address of a web server", section.name());
+        findings.add(*at, what, "write https://HOST/PATH");
+    }
+    let mut events = Vec::new();
+    for At { value, at } in section.texts(findings, "events").map(|events| events.value).unwrap_or_default() {
+        match value.parse() {
+            Ok(name) => events.push(name),
+            Err(wrong) => {
+                let names = AlarmName::ALL.map(AlarmName::as_str);
+                findings.add(
+                    at,
+                    format!("{wrong}, in {}", section.name()),
+                    format!("write {}", listed(&names)),
+                );
+            }
+        }
+    }
+    let header =
+        section.text(findings, "header").map_or_else(|| "authorization".to_owned(), |text| text.value);
+    let variable = section.text(findings, "secret_env");
+    let file = section.text(findings, "secret_file");
+    if let (Some(_), Some(file)) = (&variable, &file) {
+        let what = format!("{} has two secrets", section.name());
+        findings.add(file.at, what, "keep one of `secret_env` and `secret_file`");
+    }
+    let secret = match (variable, file) {
+        (Some(variable), _) => Some(SecretSource::Environment(variable.value)),
+        (None, Some(file)) => Some(SecretSource::File(base_dir.join(file.value))),
+        (None, None) => None,
+    };
+    section.close(findings);
+    Some(WebhookConfig { url: url?.value, events, header: header.to_ascii_lowercase(), secret })
 }
 
 /// Reads `[jobs]`.
@@ -148,9 +282,10 @@ fn job(findings: &mut Findings<'_>, mut section: Section<'_>, base_dir: &Path) -
     let cron = section.required_text(findings, "cron", cron_hint);
     let zone = section.text(findings, "zone").map_or_else(|| "UTC".to_owned(), |zone| zone.value);
     let jitter_seconds = section.positive(findings, "jitter_seconds").map_or(0, |jitter| jitter.value);
+    let overdue_seconds = section.positive_or(findings, "overdue_seconds", OVERDUE_SECONDS);
     let what = what.and_then(|what| job_what(findings, &what, &mut section, base_dir));
     section.close(findings);
-    Some(JobConfig { what: what?, cron: cron?.value, zone, jitter_seconds })
+    Some(JobConfig { what: what?, cron: cron?.value, zone, jitter_seconds, overdue_seconds })
 }
 
 fn job_what(

@@ -58,6 +58,12 @@ async fn planted_damage_is_found_within_the_budget() {
             let checked = check(&world.repository, share, world.now).await.unwrap();
             found.extend(checked.damages.iter().map(named));
         }
+        let noted = muster_repo::check::progress(&world.repository).await.unwrap().unwrap().damages;
+        assert_eq!(
+            noted.is_empty(),
+            found.is_empty(),
+            "seed {seed}: {noted:?} are noted for whoever asks later"
+        );
         // A root that is gone leaves what nothing names; a letter's case in a reason is as good as before.
         let unseen = removed && (key.contains("root.json") || key.ends_with(".json.zst"))
             || key.contains("/incarnations/");
@@ -106,7 +112,12 @@ async fn a_document_that_is_gone_is_told_by_what_is_left() {
 
     // The root of a compacted segment whose sources were pruned.
     let mut world = world(&mut rng).await;
-    let policy = Retention { every_moment_days: 400, daily_days: 400, grace_hours: 0 };
+    let policy = Retention {
+        every_moment_days: 400,
+        daily_days: 400,
+        grace_hours: 0,
+        day_seconds: Retention::DAY_SECONDS,
+    };
     for _ in 0..3 {
         prune(&world.repository, &policy, world.now, false).await.unwrap();
         world.pass(1);

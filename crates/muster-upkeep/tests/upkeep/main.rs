@@ -5,6 +5,7 @@
 mod checking;
 mod compaction;
 mod folding;
+mod following;
 mod forgetting;
 mod pruning;
 mod topologies;

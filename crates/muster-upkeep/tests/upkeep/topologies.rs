@@ -10,7 +10,8 @@ use muster_types::{Digest, PlanId, Timestamp};
 use muster_upkeep::prune::prune;
 
 const DAY: i64 = 86_400_000_000;
-const POLICY: Retention = Retention { every_moment_days: 2, daily_days: 6, grace_hours: 12 };
+const POLICY: Retention =
+    Retention { every_moment_days: 2, daily_days: 6, grace_hours: 12, day_seconds: Retention::DAY_SECONDS };
 
 fn at(days: i64) -> Timestamp {
     Timestamp::EPOCH.plus_micros((20_000 + days) * DAY)

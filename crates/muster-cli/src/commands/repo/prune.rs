@@ -50,6 +50,8 @@ fn show(pruned: &Pruned, policy: &Retention, now: Timestamp, dry_run: bool) {
     rows.extend(by_reason(&format!("{would}condemned"), &pruned.condemned));
     rows.push(row("condemned before", "within its grace", pruned.waiting));
     rows.extend(by_reason("kept", &pruned.kept));
+    let records = Amount { objects: pruned.records, bytes: 0 };
+    rows.push(row("removed", "old records of jobs and alarms, and signs of life", records));
     rows.retain(|row| row[2] != "0");
     print::data(print::table(&["what", "why", "objects", "bytes"], &["objects", "bytes"], rows));
 }
