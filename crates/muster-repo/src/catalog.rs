@@ -164,13 +164,3 @@ pub(crate) fn note_damage(damages: &mut Vec<RepoError>, error: RepoError) -> Res
         _ => Err(error),
     }
 }
-
-/// Runs decoding where it does not hold up the runtime.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, RepoError> + Send + 'static,
-) -> Result<T, RepoError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(RepoError::misuse(format!("a decoding task ended early: {error}"))),
-    }
-}
