@@ -2,7 +2,11 @@
 # PostgreSQL (installed where that can be done) and Go, which builds MinIO once.
 CARGO ?= cargo
 
-.PHONY: help demo demo-postgres services services-down test lint bench deny check-tools
+# Of `make sim`: how many runs, and the seed of the first.
+SEEDS ?= 1000
+FIRST_SEED ?= 1
+
+.PHONY: help demo demo-postgres services services-down test sim lint bench deny check-tools
 
 help:
 	@echo "make demo    the 883-site incident on the embedded default, about two minutes after the build"
@@ -10,6 +14,7 @@ help:
 	@echo "make test    formatting, lints, docs and every test"
 	@echo "make services       PostgreSQL and MinIO on loopback, their data in .services"
 	@echo "make services-down  stops them"
+	@echo "make sim     SEEDS simulated runs from FIRST_SEED on, with crashes, faults and rivals (docs/simulator.md)"
 	@echo "make lint    formatting, lints and docs only"
 	@echo "make bench   rates as ratios to limits and to the usual ways, on SQLite, PostgreSQL and MinIO; 15 minutes"
 	@echo "make deny    licences and sources of all dependencies (installs cargo-deny if it is missing)"
@@ -49,6 +54,9 @@ test: lint
 	$(MAKE) services
 	$(CARGO) build --locked -p muster-cli
 	$(CARGO) test --workspace --locked --no-fail-fast
+
+sim: check-tools
+	$(CARGO) run --quiet --release --locked -p muster-sim -- --seeds $(SEEDS) --first-seed $(FIRST_SEED)
 
 bench: check-tools
 	$(CARGO) run --release --locked -p muster-benches

@@ -16,6 +16,9 @@ pub struct Life {
     dies_at: u64,
     dead: AtomicBool,
     died: Notify,
+    /// A point that somebody waits for, from 1; 0 for none.
+    mark: u64,
+    marked: Notify,
 }
 
 impl Life {
@@ -27,7 +30,26 @@ impl Life {
             dies_at: dies_at.unwrap_or(0),
             dead: AtomicBool::new(false),
             died: Notify::new(),
+            mark: 0,
+            marked: Notify::new(),
         }
+    }
+
+    /// Tells when it comes by this point.
+    #[must_use]
+    pub fn with_mark(mut self, point: Option<u64>) -> Self {
+        self.mark = point.unwrap_or(0);
+        self
+    }
+
+    /// Waits until it comes by its mark; for ever if it has none.
+    pub async fn marked(&self) {
+        self.marked.notified().await;
+    }
+
+    /// Whether it is dead.
+    pub fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Relaxed)
     }
 
     /// Its name.
@@ -43,6 +65,9 @@ impl Life {
     /// A place where it can die; it never returns to the dead.
     pub async fn point(&self) {
         let nth = self.points.fetch_add(1, Ordering::Relaxed) + 1;
+        if nth == self.mark {
+            self.marked.notify_one();
+        }
         if nth == self.dies_at {
             self.kill();
         }

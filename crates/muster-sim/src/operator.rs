@@ -29,6 +29,8 @@ pub struct Script {
     pub stops_after: Option<Duration>,
     /// Another engine resumes the run after this time.
     pub rival_after: Option<Duration>,
+    /// Another engine resumes the run when this one comes by this point.
+    pub rival_at: Option<u64>,
     /// The rival dies at this point.
     pub rival_dies_at: Option<u64>,
 }
@@ -52,6 +54,7 @@ impl Script {
             dies_at: dice.chance(700_000).then(|| dice.between(1, 400)),
             stops_after: dice.chance(100_000).then(|| soon(dice)),
             rival_after: rival,
+            rival_at: None,
             rival_dies_at: rival.filter(|_| dice.chance(500_000)).map(|_| dice.between(1, 300)),
         }
     }
@@ -156,7 +159,7 @@ impl Stage {
             if resumes {
                 engine.resume(&run.id, cancel).await
             } else {
-                engine.apply(mutated(self.world.mutation, &run.plan), &run.id, cancel).await
+                engine.apply(mutated(self.world.oddities.mutation, &run.plan), &run.id, cancel).await
             }
         };
         let end = tokio::select! {
@@ -167,6 +170,7 @@ impl Stage {
         };
         // Whatever of it still runs meets the world no more.
         life.kill();
+        self.tally.ended(life.points(), matches!(end, End::Died), matches!(end, End::Ended(Ok(_))));
         self.ended(run, life, &end);
         end
     }
@@ -203,14 +207,19 @@ impl Stage {
     }
 
     fn life(&self, run: &Run, dies_at: Option<u64>) -> Arc<Life> {
+        Arc::new(self.named(run, dies_at))
+    }
+
+    fn named(&self, run: &Run, dies_at: Option<u64>) -> Life {
         let nth = self.engines.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
-        Arc::new(Life::new(format!("{}/{nth}", run.id), dies_at))
+        Life::new(format!("{}/{nth}", run.id), dies_at)
     }
 
     /// One engine by its script, with its rival.
     async fn play(&self, run: &Run, script: &Script) -> Standing {
         tokio::time::sleep(script.pause).await;
-        let (life, cancel) = (self.life(run, script.dies_at), Cancel::new());
+        let life = Arc::new(self.named(run, script.dies_at).with_mark(script.rival_at));
+        let cancel = Cancel::new();
         let resumes = self.world.audit().is_open(&run.id);
         let own = async {
             let end = self.live(run, &life, &cancel, resumes).await;
@@ -223,8 +232,11 @@ impl Stage {
             }
         };
         let rival = async {
-            let Some(after) = script.rival_after else { return };
-            tokio::time::sleep(after).await;
+            match (script.rival_after, script.rival_at) {
+                (Some(after), _) => tokio::time::sleep(after).await,
+                (None, Some(_)) => life.marked().await,
+                (None, None) => return,
+            }
             let rival = self.life(run, script.rival_dies_at);
             if self.world.audit().is_open(&run.id) {
                 self.live(run, &rival, &Cancel::new(), true).await;

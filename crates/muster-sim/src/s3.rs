@@ -6,6 +6,7 @@
 use std::fmt;
 use std::ops::Bound;
 use std::path::Path;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,9 +14,10 @@ use bytes::{Bytes, BytesMut};
 use muster_repo::create::{Attempt, ConditionalStore, settle};
 use muster_repo::{Creation, ObjectEntry, Objects, RepoError, RepoErrorKind};
 
+use crate::every::Ambiguity;
 use crate::mutation::Mutation;
 use crate::tamper;
-use crate::world::{Stored, View, World};
+use crate::world::{Stored, View, World, lock};
 
 /// Tries of one request by the client; with the pauses between them, ten seconds, as the real client has patience.
 const TRIES: u32 = 8;
@@ -202,9 +204,39 @@ fn store(world: &World, who: &str, key: &str, body: &Bytes) {
 struct Slot<'a> {
     objects: &'a ModelObjects,
     key: &'a str,
+    /// What the first try meets.
+    first: Mutex<Option<Ambiguity>>,
 }
 
-impl Slot<'_> {
+impl<'a> Slot<'a> {
+    fn new(objects: &'a ModelObjects, key: &'a str) -> Self {
+        let first = if tamper::is_journal(key) { objects.world().journal_write() } else { None };
+        Self { objects, key, first: Mutex::new(first) }
+    }
+
+    /// A try with an ambiguous answer.
+    async fn try_ambiguous(&self, ambiguity: Ambiguity, body: Bytes) -> Attempt {
+        let view = self.objects.view.clone();
+        let (key, who) = (self.key.to_owned(), view.life.name().to_owned());
+        let lands = move |world: &World| {
+            if !world.objects().contains_key(&key) {
+                store(world, &who, &key, &body);
+            }
+        };
+        match ambiguity {
+            Ambiguity::LandedAndFailed => lands(&view.world),
+            Ambiguity::Lost => {}
+            Ambiguity::MeetsItself => {
+                tokio::spawn(async move {
+                    // Behind the look at it, before it is sent again.
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    lands(&view.world);
+                });
+            }
+        }
+        Attempt::Unknown(unavailable(format!("creating `{}`", self.key), "500"))
+    }
+
     /// Whether the slot is written over though it is taken.
     fn overwrites(&self) -> bool {
         let world = self.objects.world();
@@ -219,6 +251,10 @@ impl ConditionalStore for Slot<'_> {
         let unknown = |why: &str| Attempt::Unknown(unavailable(format!("creating `{}`", self.key), why));
         if world.strikes(world.faults.store.conflict) {
             return Ok(Attempt::Refused);
+        }
+        let ambiguity = lock(&self.first).take();
+        if let Some(ambiguity) = ambiguity {
+            return Ok(self.try_ambiguous(ambiguity, body).await);
         }
         let (key, who) = (self.key.to_owned(), self.objects.view.life.name().to_owned());
         let overwrites = self.overwrites();
@@ -244,16 +280,16 @@ impl ConditionalStore for Slot<'_> {
 #[async_trait]
 impl Objects for ModelObjects {
     async fn create(&self, key: &str, body: Bytes) -> Result<Creation, RepoError> {
-        let body = tamper::entry(self.world().mutation, key, body);
+        let body = tamper::entry(self.world().oddities.mutation, key, body);
         if self.world().is_mutated(Mutation::EffectBeforeRecord) && tamper::is_journal(key) {
             let (late, key) = (self.clone(), key.to_owned());
             tokio::spawn(async move {
                 tokio::time::sleep(Duration::from_millis(500)).await;
-                settle(&Slot { objects: &late, key: &key }, &key, body).await
+                settle(&Slot::new(&late, &key), &key, body).await
             });
             return Ok(Creation::Mine);
         }
-        settle(&Slot { objects: self, key }, key, body).await
+        settle(&Slot::new(self, key), key, body).await
     }
 
     async fn put(&self, key: &str, body: Bytes) -> Result<(), RepoError> {

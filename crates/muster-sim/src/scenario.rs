@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result};
 use muster_types::RunId;
@@ -10,11 +11,13 @@ use muster_types::RunId;
 use crate::actor::{Actor, perform};
 use crate::actors;
 use crate::dice::Dice;
+use crate::every::AtWrite;
 use crate::faults::Faults;
 use crate::fleet::{Fleet, PlanShape, Shape, plan};
 use crate::mutation::Mutation;
 use crate::operator::{Run, RunScript, Standing};
 use crate::stage::Stage;
+use crate::world::Oddities;
 
 /// Resumes of each run once the world is healed: one may meet the claims of another run, which the next round finds gone.
 const ROUNDS: usize = 3;
@@ -28,8 +31,16 @@ pub struct Verdict {
     pub digest: String,
     /// Events in it.
     pub events: u64,
-    /// Points that its first engine came by.
+    /// Points that the first engine to end came by.
     pub points: u64,
+    /// Engines that died.
+    pub deaths: u64,
+    /// Engines that were started, those that died included.
+    pub engines: u64,
+    /// Engines that came to their end, whatever they could restore.
+    pub ended_well: u64,
+    /// Conditional writes of journal entries.
+    pub journal_writes: u64,
     /// What the auditor found.
     pub violations: Vec<String>,
     /// The event log, or its end.
@@ -59,6 +70,7 @@ pub(crate) struct Scenario {
     pub(crate) dice: Dice,
     pub(crate) mutation: Option<Mutation>,
     pub(crate) whole_trace: bool,
+    pub(crate) at_write: Option<AtWrite>,
 }
 
 impl Scenario {
@@ -76,25 +88,42 @@ impl Scenario {
         }
         let scripts = plans.iter().map(|_| RunScript::draw(&mut dice)).collect();
         let actors = actors::draw(&mut dice);
-        Self { seed, shape, faults, plans, scripts, actors, dice, mutation, whole_trace: false }
+        Self {
+            seed,
+            shape,
+            faults,
+            plans,
+            scripts,
+            actors,
+            dice,
+            mutation,
+            whole_trace: false,
+            at_write: None,
+        }
     }
 
     /// Plays and judges it.
     pub(crate) async fn play(self) -> Result<Verdict> {
         let fleet = Fleet::new(self.shape).await?;
         let plans = self.plans.iter().map(|shape| plan(&fleet, shape)).collect::<Result<Vec<_>>>()?;
-        let stage = Stage::new(fleet, self.faults, self.dice, self.mutation, self.whole_trace)?;
+        let oddities = Oddities { mutation: self.mutation, at_write: self.at_write };
+        let stage = Stage::new(fleet, self.faults, self.dice, oddities, self.whole_trace)?;
         let runs = plans.into_iter().zip(["a", "b", "c"]).map(|(plan, name)| stage.run(name, plan));
         let runs = runs.collect::<Result<Vec<_>>>()?;
         let refused = beside(&stage, self.actors, operate(&stage, &runs, &self.scripts)).await;
         judge(&stage, &refused);
         let world = &stage.world;
         let (violations, trace) = (world.audit().violations().to_vec(), world.trace());
+        let (points, deaths, ended_well) = stage.tally.counts();
         Ok(Verdict {
             seed: self.seed,
             digest: trace.digest(),
             events: trace.events(),
-            points: 0,
+            points,
+            deaths,
+            engines: stage.engines.load(Ordering::Relaxed),
+            ended_well,
+            journal_writes: world.journal_writes(),
             violations,
             lines: trace.lines().map(str::to_owned).collect(),
         })

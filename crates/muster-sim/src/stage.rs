@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Result;
 use muster_repo::keys;
@@ -14,10 +14,9 @@ use muster_types::{RunId, ShardName};
 use crate::dice::Dice;
 use crate::faults::Faults;
 use crate::fleet::{Fleet, neighbours};
-use crate::mutation::Mutation;
 use crate::operator::Run;
 use crate::shard::{Shard, State};
-use crate::world::World;
+use crate::world::{Oddities, World};
 
 /// See the module.
 #[derive(Debug)]
@@ -27,6 +26,30 @@ pub struct Stage {
     pub(crate) fleet: Fleet,
     /// Engines so far: each has a name of its own.
     pub(crate) engines: AtomicU64,
+    pub(crate) tally: Tally,
+}
+
+/// What became of the engines.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    first_points: AtomicU64,
+    died: AtomicU64,
+    ended_well: AtomicU64,
+}
+
+impl Tally {
+    pub(crate) fn ended(&self, points: u64, died: bool, ended_well: bool) {
+        // Of the first engine that ended.
+        let _ = self.first_points.compare_exchange(0, points, Ordering::Relaxed, Ordering::Relaxed);
+        self.died.fetch_add(u64::from(died), Ordering::Relaxed);
+        self.ended_well.fetch_add(u64::from(ended_well), Ordering::Relaxed);
+    }
+
+    /// Points of the first engine that ended, engines that died, engines that came to their end.
+    pub(crate) fn counts(&self) -> (u64, u64, u64) {
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (load(&self.first_points), load(&self.died), load(&self.ended_well))
+    }
 }
 
 impl Stage {
@@ -34,10 +57,10 @@ impl Stage {
         fleet: Fleet,
         faults: Faults,
         dice: Dice,
-        mutation: Option<Mutation>,
+        oddities: Oddities,
         whole_trace: bool,
     ) -> Result<Self> {
-        let world = World::new(fleet.objects.iter().cloned(), faults, dice, mutation, whole_trace);
+        let world = World::new(fleet.objects.iter().cloned(), faults, dice, oddities, whole_trace);
         world.audit().know_truth(fleet.truth.clone());
         let mut shards = Vec::new();
         for (number, name) in fleet.shards().into_iter().enumerate() {
@@ -51,7 +74,7 @@ impl Stage {
             }
             shards.push(Shard::new(&world, name.clone(), number, tables, rows));
         }
-        Ok(Self { world, shards, fleet, engines: AtomicU64::new(0) })
+        Ok(Self { world, shards, fleet, engines: AtomicU64::new(0), tally: Tally::default() })
     }
 
     /// A run that is about to be begun, its plan saved and held.

@@ -1,7 +1,7 @@
 //! What all processes of a run share: objects, shards, faults, chance, and those who look on.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::audit::Audit;
 use crate::dice::Dice;
+use crate::every::{Ambiguity, AtWrite};
 use crate::faults::Faults;
 use crate::life::Life;
 use crate::mutation::Mutation;
@@ -37,7 +38,15 @@ pub struct World {
     pub(crate) faults: Faults,
     healed: AtomicBool,
     began: Instant,
+    pub(crate) oddities: Oddities,
+    journal_writes: AtomicU64,
+}
+
+/// What is wrong on purpose, apart from what is drawn.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Oddities {
     pub(crate) mutation: Option<Mutation>,
+    pub(crate) at_write: Option<AtWrite>,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -51,7 +60,7 @@ impl World {
         objects: impl IntoIterator<Item = (String, Bytes)>,
         faults: Faults,
         dice: Dice,
-        mutation: Option<Mutation>,
+        oddities: Oddities,
         whole_trace: bool,
     ) -> Arc<Self> {
         let stored = |(key, body)| (key, Stored { body, created: Duration::ZERO });
@@ -63,8 +72,20 @@ impl World {
             faults,
             healed: AtomicBool::new(false),
             began: Instant::now(),
-            mutation,
+            oddities,
+            journal_writes: AtomicU64::new(0),
         })
+    }
+
+    /// Counts a conditional write of a journal entry; what it is to meet.
+    pub(crate) fn journal_write(&self) -> Option<Ambiguity> {
+        let nth = self.journal_writes.fetch_add(1, Ordering::Relaxed) + 1;
+        self.oddities.at_write.filter(|at| at.nth == nth).map(|at| at.ambiguity)
+    }
+
+    /// Conditional writes of journal entries so far.
+    pub(crate) fn journal_writes(&self) -> u64 {
+        self.journal_writes.load(Ordering::Relaxed)
     }
 
     pub(crate) fn dice(&self) -> MutexGuard<'_, Dice> {
@@ -139,7 +160,7 @@ impl World {
     }
 
     pub(crate) fn is_mutated(&self, mutation: Mutation) -> bool {
-        self.mutation == Some(mutation)
+        self.oddities.mutation == Some(mutation)
     }
 }
 

@@ -38,7 +38,9 @@ impl Capture {
         }
         let dir = tempfile::tempdir().map_err(|error| told(&error))?;
         let mut spool = SegmentSpool::new(&dir.path().join("segment"));
-        shard.tables.iter().for_each(|table| drop(spool.table(table)));
+        for table in &shard.tables {
+            spool.table(table);
+        }
         changes.sort_by_key(|logged| {
             (logged.site.clone(), logged.table.clone(), logged.mark.clone(), logged.change.stamp.key)
         });

@@ -35,25 +35,20 @@ const NEIGHBOURS: usize = 2;
 
 /// How large a fleet is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
+pub(crate) struct Shape {
     /// Sites to bring back.
-    pub victims: usize,
+    pub(crate) victims: usize,
     /// Kinds of each, 1 to 4.
-    pub kinds: usize,
+    pub(crate) kinds: usize,
     /// Shards that the kinds are spread over.
-    pub shards: usize,
+    pub(crate) shards: usize,
     /// Rows of each table of a store.
-    pub rows: usize,
+    pub(crate) rows: usize,
 }
 
 impl Shape {
-    /// The smallest that has dependencies over two shards.
-    pub fn small() -> Self {
-        Self { victims: 1, kinds: 2, shards: 2, rows: 2 }
-    }
-
     /// Draws one: mostly small, now and then a bigger one.
-    pub fn draw(dice: &mut Dice) -> Self {
+    pub(crate) fn draw(dice: &mut Dice) -> Self {
         let size = |dice: &mut Dice, most| usize::try_from(dice.between(1, most)).unwrap_or(1);
         let kinds = size(dice, 3) + 1;
         let most = if dice.chance(30_000) { 30 } else { 4 };
