@@ -132,7 +132,7 @@ impl Faults {
         {
             *rate = rate_of(dice, 150_000);
         }
-        if dice.chance(150_000) {
+        if dice.chance(200_000) {
             shard.latency = (millis(500), millis(5_000));
         }
         shard.down = windows(dice, millis(60_000));

@@ -23,7 +23,7 @@ fn all(cases: impl Iterator<Item = Result<Case>>, mut look: impl FnMut(&Case)) -
 
 #[test]
 fn every_crash_point_of_a_small_run() {
-    for (small, least) in [(Small::OneSite, 60), (Small::TwoSites, 200)] {
+    for (small, least) in [(Small::OneSite, 60), (Small::TwoSites, 150)] {
         let count = all(every::deaths(small).unwrap(), |case| {
             assert_eq!(case.verdict.deaths, 1, "{}", case.what);
         });

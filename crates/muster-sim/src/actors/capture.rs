@@ -13,7 +13,6 @@ use crate::shard::Shard;
 use crate::stage::Stage;
 
 /// See the module.
-#[derive(Default)]
 pub(crate) struct Capture;
 
 impl Capture {

@@ -17,7 +17,7 @@ pub(crate) use servers::Servers;
 pub(crate) fn draw(dice: &mut Dice) -> Vec<Box<dyn Actor>> {
     let mut actors: Vec<Box<dyn Actor>> = vec![Box::new(Neighbours)];
     if dice.chance(400_000) {
-        actors.push(Box::new(Capture::default()));
+        actors.push(Box::new(Capture));
     }
     if dice.chance(300_000) {
         actors.push(Box::new(Prune::new(dice)));

@@ -111,6 +111,7 @@ impl Handle {
         let Some(first) = group.first() else { return Ok(Vec::new()) };
         let members = group.to_vec();
         let (lie, touches) = (self.lie(), self.mutated(Mutation::NeighbourTouched));
+        let releases = self.mutated(Mutation::ReleasedEarly);
         let gate = match self.mutated(Mutation::FenceIgnored) {
             true => Gate::None,
             false => Gate::Shared(self.shard.gate(&first.work.run)),
@@ -140,11 +141,18 @@ impl Handle {
                     }
                 }
                 if touches {
-                    let first = state.rows.keys().find(|(_, id)| id.starts_with('n')).cloned();
-                    first.map(|(table, id)| state.remove(&table, &id, None));
+                    let rows = state.rows.iter();
+                    let neighbours = rows.filter(|(_, (site, _))| site.as_str().starts_with('n'));
+                    let first = neighbours.map(|(row, _)| row.clone()).next();
+                    first.into_iter().for_each(|(table, id)| state.remove(&table, &id, None));
                 }
                 for member in effects {
                     shard.world.audit().published(&shard.name, &member.work, state);
+                    if releases {
+                        let store = std::slice::from_ref(&member.work.store);
+                        shard.world.audit().released(&shard.name, &member.work.run, store);
+                        state.release(&member.work.run, store);
+                    }
                 }
                 Ok(answers)
             })
