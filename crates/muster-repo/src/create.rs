@@ -19,6 +19,9 @@ pub enum Attempt {
 }
 
 /// The two requests that a create is made of.
+///
+/// # Errors
+/// What will not pass by itself; for the look, also what did not pass.
 pub trait ConditionalStore {
     /// One conditional write.
     fn try_create(&self, body: Bytes) -> impl Future<Output = Result<Attempt, RepoError>> + Send;

@@ -1,7 +1,7 @@
 //! Work that would hold up the runtime, such as decompression: it goes to threads that may block.
 //!
 //! A model under virtual time cannot have that: its clock stands still while such a thread works, and who is first is
-//! the machine's choice. There ([`inline`], feature `virtual-time`) the work is done where it was asked for.
+//! the machine's choice. There (`inline`, with feature `virtual-time`) the work is done where it was asked for.
 
 use std::future::Future;
 

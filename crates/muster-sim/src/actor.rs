@@ -1,8 +1,8 @@
 //! The seam for what lives beside restore runs: an actor is a process of its own over the shared world.
 //!
-//! Whatever joins a run's life finds its place here: give it a [`View`](crate::world::View) through
-//! [`Stage`](crate::stage::Stage), let it work when it is called, and let the auditor hear of what it changes through the
-//! models.
+//! Whatever joins a run's life finds its place here: an actor meets the world as a process with a
+//! [`Life`](crate::life::Life), through the stage's repository and the shards' drivers, and the auditor hears of what it
+//! changes through the models.
 
 use std::time::Duration;
 

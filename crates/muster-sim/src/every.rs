@@ -53,11 +53,11 @@ impl Small {
         let (shape, plan) = match self {
             Self::OneSite => (
                 Shape { victims: 1, kinds: 2, shards: 2, rows: 2 },
-                PlanShape { victims: vec![0], slots: (2, 1), together: 1, full: false },
+                PlanShape { victims: vec![0], slots: (2, 1), together: 1, full: false, drill: false },
             ),
             Self::TwoSites => (
                 Shape { victims: 2, kinds: 3, shards: 2, rows: 2 },
-                PlanShape { victims: vec![0, 1], slots: (2, 1), together: 2, full: true },
+                PlanShape { victims: vec![0, 1], slots: (2, 1), together: 2, full: true, drill: false },
             ),
         };
         Scenario {

@@ -75,6 +75,12 @@ pub(crate) struct Run {
     pub(crate) plan: Arc<Plan>,
 }
 
+impl Run {
+    fn is_drill(&self) -> bool {
+        self.plan.request.placement.sandbox
+    }
+}
+
 /// How an engine ended.
 #[derive(Debug)]
 enum End {
@@ -143,19 +149,19 @@ impl Stage {
         Repository::open(objects).await
     }
 
-    async fn engine(&self, life: &Arc<Life>) -> Result<Engine, EngineError> {
+    async fn engine(&self, run: &Run, life: &Arc<Life>) -> Result<Engine, EngineError> {
         let mut options = Options::new(life.name(), Digest::of(b"topology"));
         options.clock = self.world.clock();
         options.capture_wait = Duration::from_secs(20);
-        let drivers: Drivers =
-            self.shards.iter().map(|shard| (shard.name.clone(), shard.driver(life))).collect();
+        let shards = if run.is_drill() { &self.sandboxes } else { &self.shards };
+        let drivers: Drivers = shards.iter().map(|shard| (shard.name.clone(), shard.driver(life))).collect();
         Ok(Engine::new(self.repository(life).await?, drivers, options, Events::none()))
     }
 
     /// One engine, from its start to its end.
     async fn live(&self, run: &Run, life: &Arc<Life>, cancel: &Cancel, resumes: bool) -> End {
         let work = async {
-            let engine = self.engine(life).await?;
+            let engine = self.engine(run, life).await?;
             if resumes {
                 engine.resume(&run.id, cancel).await
             } else {
@@ -267,7 +273,13 @@ impl Stage {
     async fn abandon(&self, run: &Run) {
         self.world.audit().abandoning(&run.id);
         let life = self.life(run, None);
-        let work = async { self.engine(&life).await?.abandon(&run.id, "the operator's will").await };
+        let work = async {
+            let engine = self.engine(run, &life).await?;
+            match run.is_drill() {
+                true => engine.close_drill(&run.id, "the operator's will").await,
+                false => engine.abandon(&run.id, "the operator's will").await,
+            }
+        };
         let end = work.await;
         life.kill();
         self.world.note(life.name(), &format!("abandons: {end:?}"));

@@ -13,7 +13,7 @@ use muster_types::{RunId, ShardName};
 
 use crate::dice::Dice;
 use crate::faults::Faults;
-use crate::fleet::{Fleet, neighbours};
+use crate::fleet::{Fleet, neighbours, sandbox};
 use crate::operator::Run;
 use crate::shard::{Shard, State};
 use crate::world::{Oddities, World};
@@ -23,7 +23,8 @@ use crate::world::{Oddities, World};
 pub struct Stage {
     pub(crate) world: Arc<World>,
     pub(crate) shards: Vec<Arc<Shard>>,
-    pub(crate) fleet: Fleet,
+    /// A drill's, empty, each with the faults of the one that it stands for.
+    pub(crate) sandboxes: Vec<Arc<Shard>>,
     /// Engines so far: each has a name of its own.
     pub(crate) engines: AtomicU64,
     pub(crate) tally: Tally,
@@ -54,7 +55,7 @@ impl Tally {
 
 impl Stage {
     pub(crate) fn new(
-        fleet: Fleet,
+        fleet: &Fleet,
         faults: Faults,
         dice: Dice,
         oddities: Oddities,
@@ -62,7 +63,7 @@ impl Stage {
     ) -> Result<Self> {
         let world = World::new(fleet.objects.iter().cloned(), faults, dice, oddities, whole_trace);
         world.audit().know_truth(fleet.truth.clone());
-        let mut shards = Vec::new();
+        let (mut shards, mut sandboxes) = (Vec::new(), Vec::new());
         for (number, name) in fleet.shards().into_iter().enumerate() {
             let tables = fleet.tables_of(name);
             let mut rows = Vec::new();
@@ -72,9 +73,10 @@ impl Stage {
                     rows.push((name.clone(), site.clone(), format!("{site}-{name}")));
                 }
             }
+            sandboxes.push(Shard::new(&world, sandbox(name)?, number, tables.clone(), []));
             shards.push(Shard::new(&world, name.clone(), number, tables, rows));
         }
-        Ok(Self { world, shards, fleet, engines: AtomicU64::new(0), tally: Tally::default() })
+        Ok(Self { world, shards, sandboxes, engines: AtomicU64::new(0), tally: Tally::default() })
     }
 
     /// A run that is about to be begun, its plan saved and held.
@@ -98,6 +100,7 @@ impl Stage {
 
     /// What the shards hold.
     pub(crate) fn states(&self) -> BTreeMap<ShardName, State> {
-        self.shards.iter().map(|shard| (shard.name.clone(), shard.state().clone())).collect()
+        let all = self.shards.iter().chain(&self.sandboxes);
+        all.map(|shard| (shard.name.clone(), shard.state().clone())).collect()
     }
 }

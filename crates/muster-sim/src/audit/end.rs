@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use muster_types::{Kind, RunId, ShardName, SiteId, StoreId};
+use muster_types::{RunId, ShardName, SiteId, StoreId};
 
+use super::run::RunAudit;
 use super::{Audit, Truth};
 use crate::shard::State;
 
@@ -20,17 +21,11 @@ pub(super) fn live_of(state: &State, store: &StoreId, truth: &BTreeMap<StoreId, 
 
 impl Audit {
     /// Holds the shards against the truth: their rows by name.
-    pub(crate) fn compare(&mut self, shards: &BTreeMap<ShardName, State>, home: &BTreeMap<Kind, ShardName>) {
-        let stores: Vec<StoreId> = self.truth.keys().cloned().collect();
+    pub(crate) fn compare(&mut self, shards: &BTreeMap<ShardName, State>) {
         let mut expected: BTreeSet<(ShardName, String, String)> = self.neighbours.clone();
-        for store in stores {
-            let (Some(shard), Some(truth)) = (home.get(&store.kind), self.truth.get(&store)) else {
-                continue;
-            };
-            if self.published.contains_key(&store) {
-                let row = |(table, id): &(String, String)| (shard.clone(), table.clone(), id.clone());
-                expected.extend(truth.iter().map(row));
-            }
+        for (shard, store) in self.published.keys() {
+            let row = |(table, id): &(String, String)| (shard.clone(), table.clone(), id.clone());
+            expected.extend(self.truth.get(store).into_iter().flatten().map(row));
         }
         let found: BTreeSet<(ShardName, String, String)> = shards
             .iter()
@@ -56,7 +51,7 @@ impl Audit {
             .published
             .iter()
             .filter(|(_, by)| self.is_abandoned(by))
-            .map(|(store, _)| &store.site)
+            .map(|((_, store), _)| &store.site)
             .collect();
         let mut missing = Vec::new();
         for (name, run) in self.runs.iter().filter(|(name, _)| lives(name)) {
@@ -68,7 +63,12 @@ impl Audit {
             if !open.is_empty() {
                 missing.push(format!("run {name} ended, and these steps never did: {}", open.join(", ")));
             }
-            let back: BTreeSet<&SiteId> = self.runs.values().flat_map(|run| run.handed_back()).collect();
+            // A drill brings nothing back but for itself.
+            let same = self.runs.values().filter(|other| match run.is_drill() {
+                true => other.plan.id == run.plan.id,
+                false => !other.is_drill(),
+            });
+            let back: BTreeSet<&SiteId> = same.flat_map(RunAudit::handed_back).collect();
             let sites = run.plan.sites.iter().map(|site| &site.site);
             let lost = sites.filter(|site| !back.contains(site) && !given_up.contains(site));
             missing

@@ -41,6 +41,9 @@ use run::RunAudit;
 /// Violations kept: the first one is what matters.
 const KEPT: usize = 20;
 
+/// A store in a shard: a drill has stores of the same names in shards of its own.
+pub(crate) type Place = (ShardName, StoreId);
+
 /// Rows of a store: table and id.
 pub(crate) type Truth = BTreeSet<(String, String)>;
 
@@ -52,8 +55,8 @@ pub(crate) struct Audit {
     /// What neighbours wrote, and did not remove: shard, table, id.
     neighbours: BTreeSet<(ShardName, String, String)>,
     epochs: BTreeMap<(ShardName, RunId), Epoch>,
-    claims: BTreeMap<StoreId, RunId>,
-    published: BTreeMap<StoreId, RunId>,
+    claims: BTreeMap<Place, RunId>,
+    published: BTreeMap<Place, RunId>,
     /// Publishes that a process has under way.
     publishing: BTreeMap<String, Vec<(RunId, Vec<StoreId>)>>,
     jobs: Jobs,
@@ -198,21 +201,22 @@ impl Audit {
     pub(crate) fn claimed(&mut self, shard: &ShardName, by: (&RunId, Epoch), stores: &[&StoreId]) {
         self.check_epoch(shard, by, "a claim");
         for &store in stores {
-            match self.claims.get(store) {
+            let place = (shard.clone(), store.clone());
+            match self.claims.get(&place) {
                 Some(holder) if holder != by.0 => {
                     let holder = holder.clone();
                     self.violation(format!("{store} was given to {} while {holder} holds it", by.0));
                 }
                 _ => {}
             }
-            self.claims.insert(store.clone(), by.0.clone());
+            self.claims.insert(place, by.0.clone());
         }
     }
 
     /// A store was staged.
     pub(crate) fn staged(&mut self, shard: &ShardName, work: &StoreWork) {
         self.check_epoch(shard, (&work.run, work.epoch), &format!("a staging of {}", work.store));
-        if self.claims.get(&work.store) != Some(&work.run) {
+        if self.claims.get(&(shard.clone(), work.store.clone())) != Some(&work.run) {
             self.violation(format!("{} was staged for {}, which does not hold it", work.store, work.run));
         }
     }
@@ -220,17 +224,18 @@ impl Audit {
     /// Claims were given back.
     pub(crate) fn released(&mut self, shard: &ShardName, run: &RunId, stores: &[StoreId]) {
         for store in stores {
-            if self.claims.get(store) != Some(run) {
+            let place = (shard.clone(), store.clone());
+            if self.claims.get(&place) != Some(run) {
                 continue;
             }
-            let is_half = self.published.iter().any(|(known, by)| known.site == store.site && by == run);
+            let is_half = self.published.iter().any(|((_, known), by)| known.site == store.site && by == run);
             let may = self.runs.get(run).is_some_and(|known| known.may_release(&store.site));
             if is_half && !may {
                 self.violation(format!(
                     "shard {shard} gave {store} back while its site is half restored by {run}"
                 ));
             }
-            self.claims.remove(store);
+            self.claims.remove(&place);
         }
     }
 
@@ -258,15 +263,16 @@ impl Audit {
     pub(crate) fn published(&mut self, shard: &ShardName, work: &StoreWork, state: &State) {
         let store = &work.store;
         self.check_epoch(shard, (&work.run, work.epoch), &format!("a publish of {store}"));
-        if self.claims.get(store) != Some(&work.run) {
+        let place = (shard.clone(), store.clone());
+        if self.claims.get(&place) != Some(&work.run) {
             self.violation(format!("{store} was published by {}, which does not hold it", work.run));
         }
-        if let Some(by) = self.published.insert(store.clone(), work.run.clone()) {
+        if let Some(by) = self.published.insert(place, work.run.clone()) {
             self.violation(format!("{store} was published twice, by {by} and by {}", work.run));
         }
         let wrong = self.runs.get(&work.run).map_or_else(
             || Some(format!("{} is no run", work.run)),
-            |known| known.may_publish(store, work.epoch),
+            |known| known.may_publish(shard, store, work.epoch),
         );
         if let Some(wrong) = wrong {
             self.violation(format!("{store} was published by {}: {wrong}", work.run));

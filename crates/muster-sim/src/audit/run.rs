@@ -6,7 +6,9 @@ use std::sync::Arc;
 use muster_engine::journal::{RunState, StepPhase};
 use muster_types::journal::{JournalEntry, Record};
 use muster_types::plan::{Plan, PlanStep, StepKey};
-use muster_types::{Epoch, RunId, SiteId, StoreId, Timestamp};
+use muster_types::{Epoch, RunId, ShardName, SiteId, StoreId, Timestamp};
+
+use super::Place;
 
 /// How far a step is, as the auditor reads it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,6 +80,15 @@ impl RunAudit {
         self.finished.is_some_and(|(_, failed)| failed == 0)
     }
 
+    /// It restores into shards of its own.
+    pub(super) fn is_drill(&self) -> bool {
+        self.plan.request.placement.sandbox
+    }
+
+    fn home_of(&self, store: &StoreId) -> Option<&ShardName> {
+        self.plan.store(store).map(|(_, planned)| &planned.shard)
+    }
+
     /// Its objects must stay.
     pub(super) fn is_needing(&self) -> bool {
         !self.is_given_up && !self.abandoned && !self.is_restored()
@@ -95,8 +106,8 @@ impl RunAudit {
     pub(super) fn entry(
         &mut self,
         entry: &JournalEntry,
-        published: &BTreeMap<StoreId, RunId>,
-        claims: &BTreeMap<StoreId, RunId>,
+        published: &BTreeMap<Place, RunId>,
+        claims: &BTreeMap<Place, RunId>,
     ) -> Vec<String> {
         let mut wrong = Vec::new();
         if entry.sequence != self.sequence + 1 {
@@ -123,8 +134,8 @@ impl RunAudit {
         &mut self,
         record: &Record,
         run: &RunId,
-        published: &BTreeMap<StoreId, RunId>,
-        claims: &BTreeMap<StoreId, RunId>,
+        published: &BTreeMap<Place, RunId>,
+        claims: &BTreeMap<Place, RunId>,
     ) -> Result<(), String> {
         if self.abandoned {
             return Err("something follows the end of an abandoned run".to_owned());
@@ -147,7 +158,8 @@ impl RunAudit {
             }
             Record::Abandoned { .. } => {
                 self.abandoned = true;
-                match claims.values().any(|holder| holder == run) {
+                // The shards of a drill go as a whole.
+                match !self.is_drill() && claims.values().any(|holder| holder == run) {
                     true => Err("it was abandoned and holds claims still".to_owned()),
                     false => Ok(()),
                 }
@@ -198,11 +210,17 @@ impl RunAudit {
         key: &StepKey,
         attempt: u32,
         run: &RunId,
-        published: &BTreeMap<StoreId, RunId>,
-        claims: &BTreeMap<StoreId, RunId>,
+        published: &BTreeMap<Place, RunId>,
+        claims: &BTreeMap<Place, RunId>,
     ) -> Result<(), String> {
         let (number, epoch) = (self.find(key)?, self.epoch());
-        let restored = |store: &StoreId| published.get(store) == Some(run);
+        let home = match key {
+            StepKey::Publish(store) => self.home_of(store).cloned(),
+            _ => None,
+        };
+        let restored = |store: &StoreId| {
+            home.as_ref().is_some_and(|home| published.get(&(home.clone(), store.clone())) == Some(run))
+        };
         let step = &mut self.steps[number];
         let runs = step.phase == Phase::Running && step.epoch == epoch;
         let is_found = matches!(key, StepKey::Publish(_))
@@ -220,7 +238,9 @@ impl RunAudit {
             StepKey::Publish(store) if !restored(store) => {
                 Err(format!("{store} is said to be published, and its shard knows nothing of it"))
             }
-            StepKey::Handback(site) if claims.iter().any(|(store, by)| store.site == *site && by == run) => {
+            StepKey::Handback(site)
+                if claims.iter().any(|((_, store), by)| store.site == *site && by == run) =>
+            {
                 Err(format!("{site} is said to be given back, and is claimed still"))
             }
             _ => Ok(()),
@@ -345,7 +365,10 @@ impl RunAudit {
     }
 
     /// Why a store may not become live now.
-    pub(super) fn may_publish(&self, store: &StoreId, epoch: Epoch) -> Option<String> {
+    pub(super) fn may_publish(&self, shard: &ShardName, store: &StoreId, epoch: Epoch) -> Option<String> {
+        if self.home_of(store) != Some(shard) {
+            return Some(format!("its plan has it elsewhere than in shard {shard}"));
+        }
         let number = match self.find(&StepKey::Publish(store.clone())) {
             Ok(number) => number,
             Err(wrong) => return Some(wrong),

@@ -80,6 +80,11 @@ pub(crate) fn time(seconds: i64) -> Timestamp {
     Timestamp::from_micros(seconds * 1_000_000)
 }
 
+/// The shard of a drill for what lives in another.
+pub(crate) fn sandbox(shard: &ShardName) -> Result<ShardName> {
+    Ok(format!("muster_drill_{shard}").parse()?)
+}
+
 fn shard_name(number: usize) -> Result<ShardName> {
     Ok(format!("s{number}").parse()?)
 }

@@ -13,7 +13,7 @@ use muster_types::request::{Placement, PlanRequest, ProofLevel};
 use muster_types::snapshot::ObjectInfo;
 use muster_types::{Boundary, Digest, Kind, Position, ShardName, SiteId, StoreId, Timestamp};
 
-use super::{Fleet, time, victim};
+use super::{Fleet, sandbox, time, victim};
 use crate::dice::Dice;
 
 /// What a plan's makers chose.
@@ -27,15 +27,27 @@ pub(crate) struct PlanShape {
     pub(crate) together: usize,
     /// The neighbours are digested before and after.
     pub(crate) full: bool,
+    /// Into shards of a drill.
+    pub(crate) drill: bool,
 }
 
 impl PlanShape {
+    /// A drill of some victims.
+    pub(crate) fn draw_drill(dice: &mut Dice, victims: Vec<usize>) -> Self {
+        Self { full: false, drill: true, ..Self::draw(dice, victims) }
+    }
+
+    /// Where what lives in a shard goes.
+    fn place(&self, shard: &ShardName) -> Result<ShardName> {
+        if self.drill { sandbox(shard) } else { Ok(shard.clone()) }
+    }
+
     /// Of some victims.
     pub(crate) fn draw(dice: &mut Dice, victims: Vec<usize>) -> Self {
         let together =
             if dice.chance(400_000) { usize::try_from(dice.between(2, 3)).unwrap_or(2) } else { 1 };
         let slots = (dice.between(1, 4), dice.between(1, 2));
-        Self { victims, slots, together, full: dice.chance(500_000) }
+        Self { victims, slots, together, full: dice.chance(500_000), drill: false }
     }
 }
 
@@ -50,12 +62,16 @@ pub(crate) fn plan(fleet: &Fleet, shape: &PlanShape) -> Result<Plan> {
         id: Plan::unsealed_id(),
         created_at: time(100),
         expires_at: Timestamp::from_micros(i64::MAX),
-        request: request(&sites),
+        request: request(&sites, shape.drill),
         repository: fleet.catalog.repository.clone(),
         topology: Digest::of(b"topology"),
         objects: builder.objects,
         tables: fleet.tables.clone(),
-        shards: fleet.shards().into_iter().map(|shard| (shard.clone(), shard_plan(fleet, shard))).collect(),
+        shards: fleet
+            .shards()
+            .into_iter()
+            .map(|shard| Ok((shape.place(shard)?, shard_plan(fleet, shard))))
+            .collect::<Result<_>>()?,
         sites,
         provisions: BTreeMap::new(),
         pools: BTreeMap::from([("stage".to_owned(), shape.slots.0), ("publish".to_owned(), shape.slots.1)]),
@@ -140,7 +156,7 @@ impl Builder<'_> {
             kind,
             restoration: Restoration::Restored,
             source: shard.clone(),
-            shard: shard.clone(),
+            shard: self.shape.place(shard)?,
             before: None,
             incarnation: history.incarnation.clone(),
             reached: Boundary { position: Position(0), at: time(40) },
@@ -183,7 +199,8 @@ impl Builder<'_> {
     }
 
     fn all_steps(&mut self, sites: &[SitePlan]) -> Result<()> {
-        let shards: Vec<ShardName> = self.fleet.shards().into_iter().cloned().collect();
+        let shards = self.fleet.shards().into_iter().map(|shard| self.shape.place(shard));
+        let shards = shards.collect::<Result<Vec<ShardName>>>()?;
         let mut before: BTreeMap<&ShardName, u32> = BTreeMap::new();
         let mut publishes: BTreeMap<&ShardName, Vec<u32>> = BTreeMap::new();
         if self.shape.full {
@@ -216,7 +233,7 @@ impl Builder<'_> {
     }
 }
 
-fn request(sites: &[SitePlan]) -> PlanRequest {
+fn request(sites: &[SitePlan], sandbox: bool) -> PlanRequest {
     let site = |site: &SitePlan| IncidentSite {
         site: site.site.clone(),
         target: site.target,
@@ -236,6 +253,6 @@ fn request(sites: &[SitePlan]) -> PlanRequest {
         overwrite: BTreeSet::new(),
         accept_block: BTreeSet::new(),
         accept_gap: BTreeSet::new(),
-        placement: Placement::default(),
+        placement: Placement { sandbox, ..Placement::default() },
     }
 }

@@ -104,62 +104,64 @@ impl Handle {
             repeats: self.mutated(Mutation::PublishedTwice),
             believes: self.mutated(Mutation::VerifyBelieves),
             halves: self.mutated(Mutation::HalfPublished),
+            touches: self.mutated(Mutation::NeighbourTouched),
+            releases: self.mutated(Mutation::ReleasedEarly),
         }
     }
 
     async fn publish_all(&self, group: &[PublishWork]) -> Result<Vec<Published>, DriverError> {
         let Some(first) = group.first() else { return Ok(Vec::new()) };
-        let members = group.to_vec();
-        let (lie, touches) = (self.lie(), self.mutated(Mutation::NeighbourTouched));
-        let releases = self.mutated(Mutation::ReleasedEarly);
+        let (members, lie) = (group.to_vec(), self.lie());
         let gate = match self.mutated(Mutation::FenceIgnored) {
             true => Gate::None,
             false => Gate::Shared(self.shard.gate(&first.work.run)),
         };
-        let stores: Vec<String> = group.iter().map(|member| member.work.store.to_string()).collect();
-        let what = format!("publish {} (epoch {})", stores.join(" "), first.work.epoch);
-        let who = self.view.life.name().to_owned();
-        let keys: Vec<StoreId> = group.iter().map(|member| member.work.store.clone()).collect();
-        let run = first.work.run.clone();
-        self.view.world.audit().publish_begins(&who, &run, &keys);
-        let answer = self
-            .call(what, gate, ErrorClass::Ambiguous, move |shard, state| {
-                full(shard)?;
-                let before = state.clone();
-                let mut answers = Vec::with_capacity(members.len());
-                let mut effects = Vec::new();
-                for member in &members {
-                    match state.publish(member, lie) {
-                        Ok((published, is_new)) => {
-                            answers.push(published);
-                            effects.extend(is_new.then_some(member));
-                        }
-                        Err(error) => {
-                            *state = before;
-                            return Err(error);
-                        }
-                    }
-                }
-                if touches {
-                    let rows = state.rows.iter();
-                    let neighbours = rows.filter(|(_, (site, _))| site.as_str().starts_with('n'));
-                    let first = neighbours.map(|(row, _)| row.clone()).next();
-                    first.into_iter().for_each(|(table, id)| state.remove(&table, &id, None));
-                }
-                for member in effects {
-                    shard.world.audit().published(&shard.name, &member.work, state);
-                    if releases {
-                        let store = std::slice::from_ref(&member.work.store);
-                        shard.world.audit().released(&shard.name, &member.work.run, store);
-                        state.release(&member.work.run, store);
-                    }
-                }
-                Ok(answers)
-            })
-            .await;
-        self.view.world.audit().publish_ends(&who, &run, &keys);
+        let stores: Vec<StoreId> = group.iter().map(|member| member.work.store.clone()).collect();
+        let names: Vec<String> = stores.iter().map(ToString::to_string).collect();
+        let what = format!("publish {} (epoch {})", names.join(" "), first.work.epoch);
+        let (who, run) = (self.view.life.name(), &first.work.run);
+        self.view.world.audit().publish_begins(who, run, &stores);
+        let work = move |shard: &Shard, state: &mut State| {
+            full(shard)?;
+            publish_together(shard, state, &members, lie)
+        };
+        let answer = self.call(what, gate, ErrorClass::Ambiguous, work).await;
+        self.view.world.audit().publish_ends(who, run, &stores);
         answer
     }
+}
+
+/// One transaction: all of them, or nothing.
+fn publish_together(
+    shard: &Shard,
+    state: &mut State,
+    members: &[PublishWork],
+    lie: Lie,
+) -> Result<Vec<Published>, DriverError> {
+    let before = state.clone();
+    let mut answers = Vec::with_capacity(members.len());
+    let mut effects = Vec::new();
+    for member in members {
+        match state.publish(member, lie) {
+            Ok((published, is_new)) => {
+                answers.push(published);
+                effects.extend(is_new.then_some(&member.work));
+            }
+            Err(error) => {
+                *state = before;
+                return Err(error);
+            }
+        }
+    }
+    for work in effects {
+        shard.world.audit().published(&shard.name, work, state);
+        if lie.releases {
+            let store = std::slice::from_ref(&work.store);
+            shard.world.audit().released(&shard.name, &work.run, store);
+            state.release(&work.run, store);
+        }
+    }
+    Ok(answers)
 }
 
 fn is_down(shard: &Shard) -> bool {

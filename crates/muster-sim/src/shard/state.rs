@@ -159,6 +159,12 @@ impl State {
         if lie.halves {
             staged.truncate(staged.len() / 2);
         }
+        if lie.touches {
+            let neighbour = self.rows.iter().find(|(_, (site, _))| site.as_str().starts_with('n'));
+            if let Some((table, id)) = neighbour.map(|(row, _)| row.clone()) {
+                self.remove(&table, &id, None);
+            }
+        }
         let mark = work.mark();
         let mut positions: Option<(Position, Position)> = None;
         for (table, row) in &staged {
@@ -193,6 +199,8 @@ pub(super) struct Lie {
     pub(super) repeats: bool,
     pub(super) believes: bool,
     pub(super) halves: bool,
+    pub(super) touches: bool,
+    pub(super) releases: bool,
 }
 
 pub(super) fn digests(work: &StoreWork, rows: &[(String, Row)]) -> BTreeMap<String, TableDigest> {
