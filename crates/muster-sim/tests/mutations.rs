@@ -2,9 +2,9 @@
 
 use muster_sim::Mutation;
 
-/// The auditor has to see a broken promise within so many drawn runs: nearly all within a few; what takes an engine that
-/// is slow, and another that takes its run over meanwhile, within some hundred.
-const SEEDS: u64 = 400;
+/// The auditor has to see a broken promise within so many drawn runs. Most are seen by the first; a publish that comes after
+/// its engine was fenced takes a slow shard and a takeover at the right moment, and was seen by the 21st.
+const SEEDS: u64 = 100;
 
 #[test]
 fn every_broken_promise_is_seen() {
