@@ -2,7 +2,14 @@
 # PostgreSQL (installed where that can be done) and Go, which builds MinIO once.
 CARGO ?= cargo
 
-.PHONY: help demo demo-postgres services services-down test soak lint bench deny check-tools
+# Of `make soak`: how long it is.
+MINUTES ?= 30
+
+# Of `make sim`: how many runs, and the seed of the first.
+SEEDS ?= 1000
+FIRST_SEED ?= 1
+
+.PHONY: help demo demo-postgres services services-down test soak sim lint bench deny check-tools
 
 help:
 	@echo "make demo    the 883-site incident on the embedded default, about two minutes after the build"
@@ -11,6 +18,7 @@ help:
 	@echo "make services       PostgreSQL and MinIO on loopback, their data in .services"
 	@echo "make services-down  stops them"
 	@echo "make soak    a drill every minute for MINUTES=30 on both stacks, beside writers and with a server killed"
+	@echo "make sim     SEEDS simulated runs from FIRST_SEED on, with crashes, faults and rivals (docs/simulator.md)"
 	@echo "make lint    formatting, lints and docs only"
 	@echo "make bench   rates as ratios to limits and to the usual ways, on SQLite, PostgreSQL and MinIO; 15 minutes"
 	@echo "make deny    licences and sources of all dependencies (installs cargo-deny if it is missing)"
@@ -53,10 +61,12 @@ test: lint
 	$(CARGO) build --locked -p muster-cli
 	$(CARGO) test --workspace --locked --no-fail-fast
 
-MINUTES ?= 30
 soak: services
 	$(CARGO) build --locked -p muster-cli
 	MUSTER_SOAK_MINUTES=$(MINUTES) $(CARGO) test --locked -p muster-tests --test soak -- --nocapture
+
+sim: check-tools
+	$(CARGO) run --quiet --release --locked -p muster-sim -- --seeds $(SEEDS) --first-seed $(FIRST_SEED)
 
 bench: check-tools
 	$(CARGO) run --release --locked -p muster-benches

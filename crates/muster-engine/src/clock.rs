@@ -29,6 +29,18 @@ impl Clock {
         Self(Arc::new(now))
     }
 
+    /// A clock that asks this one once and counts from there on: whatever this one is set to meanwhile, pauses are as long
+    /// as they should be, and nothing ends before it began.
+    ///
+    /// Counts with the runtime's own time.
+    #[must_use]
+    pub fn steady(&self) -> Self {
+        let (began, since) = (self.now(), tokio::time::Instant::now());
+        Self::from_fn(move || {
+            began.plus_micros(i64::try_from(since.elapsed().as_micros()).unwrap_or(i64::MAX))
+        })
+    }
+
     /// The time.
     pub fn now(&self) -> Timestamp {
         (self.0)()

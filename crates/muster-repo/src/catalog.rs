@@ -33,6 +33,7 @@ use muster_types::{Incarnation, ShardName, SiteId, SnapshotId, Timestamp};
 use crate::document::from_json_zstd;
 use crate::error::{RepoError, RepoErrorKind};
 use crate::keys;
+use crate::offload::blocking;
 use crate::repository::Repository;
 
 pub use follow::FollowedCatalog;
@@ -181,15 +182,5 @@ pub(crate) fn note_damage(damages: &mut Vec<RepoError>, error: RepoError) -> Res
             Ok(())
         }
         _ => Err(error),
-    }
-}
-
-/// Runs decoding where it does not hold up the runtime.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, RepoError> + Send + 'static,
-) -> Result<T, RepoError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(RepoError::misuse(format!("a decoding task ended early: {error}"))),
     }
 }

@@ -24,12 +24,13 @@ use muster_types::snapshot::{ObjectInfo, SnapshotRoot};
 use muster_types::{Digest, Timestamp};
 use serde::de::DeserializeOwned;
 
-use crate::catalog::{blocking, note_damage};
+use crate::catalog::note_damage;
 use crate::document::{from_json, from_json_zstd, to_json};
 use crate::error::RepoError;
 use crate::forget;
 use crate::keys;
 use crate::objects::Objects;
+use crate::offload::blocking;
 use crate::repository::Repository;
 use crate::retention;
 

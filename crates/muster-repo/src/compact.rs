@@ -28,9 +28,10 @@ use muster_types::{Digest, Incarnation, ShardName};
 use tokio::runtime::Handle;
 
 use crate::catalog::compacted::{self, Compacted};
-use crate::catalog::{Sites, blocking, log};
+use crate::catalog::{Sites, log};
 use crate::error::RepoError;
 use crate::forget::Forgotten;
+use crate::offload::blocking;
 use crate::repository::Repository;
 use source::Source;
 

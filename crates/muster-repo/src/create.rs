@@ -9,7 +9,7 @@ use crate::objects::Creation;
 
 /// How one conditional write ended.
 #[derive(Debug)]
-pub(crate) enum Attempt {
+pub enum Attempt {
     /// Written.
     Done,
     /// Refused because the object exists, or because another conditional write of it is under way.
@@ -19,11 +19,14 @@ pub(crate) enum Attempt {
 }
 
 /// The two requests that a create is made of.
-pub(crate) trait ConditionalStore {
+///
+/// # Errors
+/// What will not pass by itself; for the look, also what did not pass.
+pub trait ConditionalStore {
     /// One conditional write.
-    async fn try_create(&self, body: Bytes) -> Result<Attempt, RepoError>;
+    fn try_create(&self, body: Bytes) -> impl Future<Output = Result<Attempt, RepoError>> + Send;
     /// Reads the object.
-    async fn read_back(&self) -> Result<Option<Bytes>, RepoError>;
+    fn read_back(&self) -> impl Future<Output = Result<Option<Bytes>, RepoError>> + Send;
 }
 
 /// Sends of one body; each also has the client's own retries, so this many failures are an outage, not a hiccup.
@@ -31,11 +34,10 @@ const SENDS_MAX: u32 = 8;
 
 /// Sends `body` until it is known whose object is there. The same body is sent every time, so that a try that lands
 /// late is recognised.
-pub(crate) async fn settle(
-    store: &impl ConditionalStore,
-    key: &str,
-    body: Bytes,
-) -> Result<Creation, RepoError> {
+///
+/// # Errors
+/// What reading it back answers; the last answer to a send when patience is used up.
+pub async fn settle(store: &impl ConditionalStore, key: &str, body: Bytes) -> Result<Creation, RepoError> {
     let mut last = None;
     for send in 0..SENDS_MAX {
         if send > 0 {

@@ -3,6 +3,8 @@
 //! | module | what |
 //! |---|---|
 //! | [`objects`] | the [`Objects`] trait: what Muster asks of an object store |
+//! | [`create`] | create-if-absent that recognises its own write, for those who implement it |
+//! | [`offload`] | where decoding is done |
 //! | [`s3`] | [`S3Objects`]: that trait over `aws-sdk-s3` |
 //! | [`memory`] | [`MemoryObjects`]: that trait in memory, and [`memory::Faulty`], a wrapper that injects faults |
 //! | [`repository`] | [`Repository`]: open or create one; incarnations of shards |
@@ -40,7 +42,7 @@ pub mod chain;
 pub mod check;
 mod chunk;
 pub mod compact;
-mod create;
+pub mod create;
 mod document;
 pub mod drills;
 pub mod error;
@@ -50,6 +52,7 @@ pub mod keys;
 pub mod log;
 pub mod memory;
 pub mod objects;
+pub mod offload;
 pub mod preflights;
 pub mod range;
 pub mod records;

@@ -24,10 +24,10 @@ use muster_types::snapshot::{Chunk, ObjectInfo};
 use muster_types::{Position, RunId, ShardName, SiteId};
 use tokio::sync::Mutex;
 
-use crate::catalog::blocking;
 use crate::chunk::decode;
 use crate::error::RepoError;
 use crate::keys;
+use crate::offload::blocking;
 use crate::range::{RangeLimits, RangeReader};
 use crate::repository::Repository;
 use indexes::Indexes;

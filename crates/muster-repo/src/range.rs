@@ -16,11 +16,11 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use bytes::Bytes;
 use muster_types::snapshot::{Chunk, ObjectInfo};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::error::RepoError;
 use crate::objects::Objects;

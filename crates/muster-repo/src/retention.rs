@@ -60,8 +60,15 @@ pub async fn holds(repository: &Repository) -> Result<Vec<Hold>, RepoError> {
 /// # Errors
 /// See the module.
 pub async fn hold_plan(repository: &Repository, hold: &PlanHold) -> Result<(), RepoError> {
-    let body = to_json_zstd(hold)?;
-    repository.objects().create(&keys::plan_hold(&hold.plan), body).await.map(drop)
+    repository.objects().create(&keys::plan_hold(&hold.plan), plan_hold_body(hold)?).await.map(drop)
+}
+
+/// The object that a hold is.
+///
+/// # Errors
+/// None that a hold can cause.
+pub fn plan_hold_body(hold: &PlanHold) -> Result<Bytes, RepoError> {
+    to_json_zstd(hold)
 }
 
 /// The holds of saved plans, expired ones too.

@@ -1,7 +1,7 @@
 //! The rows of one table at a recovery point: read, checked, folded.
 //!
 //! [`open`] gives batches of rows as they come; [`table_rows`] hands them to a closure. Fetching runs ahead of
-//! decoding; decompression, fold and digests run on a thread for blocking work.
+//! decoding; decompression, fold and digests run on a thread for blocking work ([`crate::offload`]).
 //!
 //! # Invariants
 //! - Every chunk has the digest that manifest or index says, and the base rows have theirs.
@@ -28,6 +28,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::error::RepoError;
+use crate::offload;
 use crate::range::RangeReader;
 
 /// Batches between the thread that makes them and whoever takes them.
@@ -71,7 +72,7 @@ pub fn open(
 ) -> TableStream {
     let (sender, batches) = mpsc::channel(BATCHES_AHEAD);
     let task = pass::Task::new(reader, table, input, objects, budget_bytes, sender);
-    let worker = tokio::task::spawn_blocking(move || task?.run());
+    let worker = offload::start(async move { task?.run().await });
     TableStream { batches, worker }
 }
 

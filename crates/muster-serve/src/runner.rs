@@ -231,6 +231,8 @@ impl JobRunner {
     ) -> Result<(), RepoError> {
         let began = Instant::now();
         let ended = tokio::select! {
+            // What came to its end counts, also where the stop comes with it.
+            biased;
             ended = work.run(occurrence) => Some(match ended {
                 Ok(summary) => JobOutcome::Succeeded { summary },
                 Err(reason) => JobOutcome::Failed { reason },

@@ -85,6 +85,7 @@ async fn captured(
             return Err(missing(context, shard, after, upto));
         }
         tokio::select! {
+            biased;
             () = context.cancel.cancelled() => return Err(stopped(shard, upto)),
             () = tokio::time::sleep_until(deadline.min(Instant::now() + PAUSE)) => {}
         }

@@ -198,7 +198,9 @@ impl Engine {
     }
 
     async fn work(&self, taken: TakeOver, cancel: &Cancel) -> Result<RunSummary, EngineError> {
-        drive::drive(self, taken, cancel).await
+        let mut engine = self.clone();
+        engine.options.clock = self.options.clock.steady();
+        drive::drive(&engine, taken, cancel).await
     }
 
     fn check_drivers(&self, plan: &Plan) -> Result<(), EngineError> {

@@ -1,12 +1,12 @@
 //! The first acts in the shards: raising the epoch, learning what was published, claiming stores.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use muster_types::journal::{Outcome, Record};
-use muster_types::plan::{Plan, StepKey};
+use muster_types::plan::{Plan, StepKey, StorePlan};
 use muster_types::{Epoch, RunId, ShardName, SiteId, StoreId};
 use tokio::time::Instant;
 
@@ -29,6 +29,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the shards said.
 pub(super) struct Ready {
+    /// Stores that this run has published, by the shards' own records.
+    published: HashSet<StoreId>,
+    /// Shards that told theirs.
+    fenced: HashSet<ShardName>,
     /// Records of publishes that the journal did not know to have succeeded.
     pub(super) found: Vec<Record>,
     /// Sites that this engine may not touch, and why.
@@ -44,7 +48,12 @@ pub(super) async fn start(
     state: &RunState,
 ) -> Result<Ready, EngineError> {
     let wanted = wanted_stores(plan, state);
-    let mut ready = Ready { found: Vec::new(), refused: HashMap::new() };
+    let mut ready = Ready {
+        published: HashSet::new(),
+        fenced: HashSet::new(),
+        found: Vec::new(),
+        refused: HashMap::new(),
+    };
     let fences = super::shards(plan).map(|shard| async move {
         let Some(driver) = engine.drivers.get(shard) else { return (shard, Ok(Vec::new())) };
         if to_provision(plan, state, shard)
@@ -58,6 +67,8 @@ pub(super) async fn start(
     for (shard, fenced) in join_all(fences).await {
         match fenced {
             Ok(records) => {
+                ready.published.extend(records.iter().map(|record| record.store.clone()));
+                ready.fenced.insert(shard.clone());
                 let found = unknown_publishes(records, state);
                 let found_published = found.len() as u64;
                 engine.events.send(Event::ShardReady { shard: shard.clone(), found_published });
@@ -154,6 +165,16 @@ impl Ready {
         }
     }
 
+    /// A store of this run may be live: its shard says so, or does not tell and a publish began.
+    fn may_be_live(&self, state: &RunState, store: StoreId, shard: &ShardName) -> bool {
+        let is_told = self.published.contains(&store);
+        let publish = StepKey::Publish(store);
+        let has_begun = state.step(&publish).is_some_and(|publish| publish.attempts > 0);
+        is_told
+            || phase(state, &publish) == StepPhase::Succeeded
+            || (has_begun && !self.fenced.contains(shard))
+    }
+
     /// Releases what was claimed of sites that cannot be restored anyway, so that others may have it.
     async fn give_back(
         &self,
@@ -163,18 +184,18 @@ impl Ready {
         plan: &Plan,
         state: &RunState,
     ) {
-        let published: HashMap<&SiteId, bool> = plan
+        let is_live: HashMap<&SiteId, bool> = plan
             .sites
             .iter()
             .map(|site| {
-                let is_published =
-                    |(store, _)| phase(state, &StepKey::Publish(store)) == StepPhase::Succeeded;
-                (&site.site, restored(site).any(is_published))
+                let may_be_live =
+                    |(store, planned): (StoreId, &StorePlan)| self.may_be_live(state, store, &planned.shard);
+                (&site.site, restored(site).any(may_be_live))
             })
             .collect();
         for (shard, stores) in wanted {
             let refused = |store: &&StoreId| {
-                self.refused.contains_key(&store.site) && published.get(&store.site) == Some(&false)
+                self.refused.contains_key(&store.site) && is_live.get(&store.site) == Some(&false)
             };
             let stores: Vec<StoreId> = stores.iter().filter(refused).cloned().collect();
             let (false, Some(driver)) = (stores.is_empty(), drivers.get(shard)) else { continue };
@@ -192,11 +213,13 @@ fn to_provision(plan: &Plan, state: &RunState, shard: &ShardName) -> bool {
         && phase(state, &StepKey::Provision(shard.clone())) != StepPhase::Succeeded
 }
 
-/// Restored stores by shard, of sites that are not handed back.
+/// Restored stores by shard, of sites whose hand-back has not begun. One that began may have given the claims back, and
+/// another run may have them by now: what is left of it needs none.
 fn wanted_stores(plan: &Plan, state: &RunState) -> BTreeMap<ShardName, Vec<StoreId>> {
     let mut wanted: BTreeMap<ShardName, Vec<StoreId>> = BTreeMap::new();
     for site in carried_out(plan) {
-        if phase(state, &StepKey::Handback(site.site.clone())) == StepPhase::Succeeded {
+        let handback = state.step(&StepKey::Handback(site.site.clone()));
+        if handback.is_some_and(|handback| handback.attempts > 0) {
             continue;
         }
         for (store, planned) in restored(site) {

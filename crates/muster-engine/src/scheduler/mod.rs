@@ -249,8 +249,10 @@ impl Scheduler {
     /// together, too.
     pub fn step_all(&mut self, now: Timestamp, inputs: impl IntoIterator<Item = Input>) -> Vec<Command> {
         let mut commands = Vec::new();
-        let wake_before = self.next_wake();
+        let mut wake_before = self.next_wake();
         for input in inputs {
+            // A wake that came too early, as clocks differ, is used up all the same.
+            wake_before = wake_before.filter(|_| !matches!(input, Input::Tick));
             self.take(now, input, &mut commands);
         }
         self.wake_retries(now);

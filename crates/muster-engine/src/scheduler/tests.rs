@@ -291,6 +291,25 @@ fn fate_of(seed: u64, key: &StepKey, attempt: u32) -> Fate {
     }
 }
 
+#[test]
+fn a_wake_that_comes_too_early_is_asked_for_again() {
+    let steps = fleet(1, 1, |_, _| 10, false);
+    let mut scheduler = Scheduler::new(&steps, &pools(), &BTreeMap::new(), RetryPolicy::default()).unwrap();
+    let commands = scheduler.step(at(0), Input::Begin);
+    let step = started(&commands).next().unwrap();
+    let failed = Input::Failed { step, class: ErrorClass::Transient, error: String::new() };
+    let wake = |commands: &[Command]| {
+        commands.iter().find_map(|command| match command {
+            Command::WakeAt(wake) => Some(*wake),
+            _ => None,
+        })
+    };
+    let wanted = wake(&scheduler.step(at(10), failed)).unwrap();
+    let early = scheduler.step(wanted.plus_micros(-1), Input::Tick);
+    assert_eq!((wake(&early), started(&early).count()), (Some(wanted), 0));
+    assert_eq!(started(&scheduler.step(wanted, Input::Tick)).collect::<Vec<_>>(), [step]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -17,10 +17,11 @@ use muster_types::table::CapturedTable;
 use muster_types::{Boundary, Digest, Incarnation, ShardName, SiteId};
 
 use super::log::Item;
-use super::{READS_AT_ONCE, Sites, blocking, note_damage};
+use super::{READS_AT_ONCE, Sites, note_damage};
 use crate::document::from_json_zstd;
 use crate::error::RepoError;
 use crate::keys;
+use crate::offload::blocking;
 use crate::repository::Repository;
 
 /// A compacted segment with the runs of the sites asked for.

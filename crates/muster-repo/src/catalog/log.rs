@@ -10,10 +10,11 @@ use muster_types::table::CapturedTable;
 use muster_types::{Boundary, Digest, Incarnation, Position, ShardName, Timestamp};
 
 use super::history::BySite;
-use super::{READS_AT_ONCE, Sites, blocking, compacted, note_damage};
+use super::{READS_AT_ONCE, Sites, compacted, note_damage};
 use crate::document::from_json_zstd;
 use crate::error::RepoError;
 use crate::keys;
+use crate::offload::blocking;
 use crate::repository::Repository;
 
 /// Segments and the frames of the sites asked for.

@@ -8,10 +8,11 @@ use muster_types::{Incarnation, ShardName, SiteId};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::{READS_AT_ONCE, blocking, snapshots};
+use super::{READS_AT_ONCE, snapshots};
 use crate::document::from_json_zstd;
 use crate::error::RepoError;
 use crate::keys;
+use crate::offload::blocking;
 use crate::repository::Repository;
 
 /// A page or an index, of which only the names of the sites are kept.

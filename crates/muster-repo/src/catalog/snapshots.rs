@@ -10,10 +10,11 @@ use muster_types::snapshot::{ManifestPage, ObjectInfo, SnapshotRoot, TableSlice}
 use muster_types::{Digest, Incarnation, ShardName, SiteId};
 
 use super::history::BySite;
-use super::{READS_AT_ONCE, Sites, blocking, note_damage};
+use super::{READS_AT_ONCE, Sites, note_damage};
 use crate::document::from_json_zstd;
 use crate::error::RepoError;
 use crate::keys;
+use crate::offload::blocking;
 use crate::repository::Repository;
 
 /// Snapshots and the slices of the sites asked for.

@@ -12,13 +12,14 @@ use muster_types::{Boundary, Digest, Incarnation, Position, ShardName, SiteId};
 use tokio::runtime::Handle;
 
 use super::named;
+use crate::catalog::Sites;
 use crate::catalog::compacted::{self, Compacted};
-use crate::catalog::{Sites, blocking};
 use crate::chunk;
 use crate::document::from_json_zstd;
 use crate::error::RepoError;
 use crate::forget::Forgotten;
 use crate::keys;
+use crate::offload::blocking;
 use crate::repository::Repository;
 
 /// Bytes read at once: sources are read from front to back, and sixteen windows are held.

@@ -10,10 +10,10 @@ use muster_types::segment::Segment;
 use muster_types::snapshot::{Chunk, ManifestPage, ObjectInfo, PageRef, SnapshotRoot};
 use serde::de::DeserializeOwned;
 
-use crate::catalog::blocking;
 use crate::document::from_json_zstd;
 use crate::error::RepoError;
 use crate::keys;
+use crate::offload::blocking;
 use crate::repository::Repository;
 
 /// What the repository has of a site.

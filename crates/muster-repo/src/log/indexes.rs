@@ -7,10 +7,10 @@ use std::sync::Arc;
 use muster_types::segment::Segment;
 use muster_types::{Digest, Incarnation, Position, ShardName};
 
-use crate::catalog::blocking;
 use crate::document::from_json_zstd;
 use crate::error::RepoError;
 use crate::keys;
+use crate::offload::blocking;
 use crate::repository::Repository;
 
 /// Indexes kept whole: those of several minutes of capture, which is what a run asks about, at some tens of KiB each.

@@ -25,11 +25,11 @@ impl<'a> Frame<'a> {
     }
 
     /// Makes the next change ready; `false` when there is none.
-    fn advance(&mut self) -> Result<bool, RepoError> {
+    async fn advance(&mut self) -> Result<bool, RepoError> {
         while self.ready.is_empty() {
             let Some(reader) = &mut self.reader else { return Ok(false) };
             let key = &self.chunks.object().key.clone();
-            let Some((chunk, text)) = self.chunks.next_text()? else {
+            let Some((chunk, text)) = self.chunks.next_text().await? else {
                 let ended = self.reader.take().map_or(Ok(()), ChangeReader::finish);
                 ended.map_err(|error| RepoError::damaged(key, format!("the end of a frame: {error}")))?;
                 return Ok(false);
@@ -68,7 +68,7 @@ impl<'a> Changes<'a> {
     }
 
     /// The next change.
-    pub(super) fn next(&mut self) -> Result<Option<Change>, RepoError> {
+    pub(super) async fn next(&mut self) -> Result<Option<Change>, RepoError> {
         loop {
             if self.frames.is_empty() && !self.open_next()? {
                 return Ok(None);
@@ -76,7 +76,7 @@ impl<'a> Changes<'a> {
             let mut least: Option<(usize, muster_types::ChangeKey)> = None;
             let mut index = 0;
             while index < self.frames.len() {
-                if !self.frames[index].advance()? {
+                if !self.frames[index].advance().await? {
                     self.frames.swap_remove(index);
                     continue;
                 }

@@ -1,4 +1,4 @@
-//! Passes over base and changes, on a thread that may block.
+//! Passes over base and changes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -88,14 +88,14 @@ impl Task {
     }
 
     /// Reads, checks, folds and sends.
-    pub(super) fn run(self) -> Result<TableRows, RepoError> {
+    pub(super) async fn run(self) -> Result<TableRows, RepoError> {
         let mut tally = Tally::new();
         let parts = self.parts();
-        let moved = if parts > 1 { Some(Arc::new(self.scan_moved()?)) } else { None };
+        let moved = if parts > 1 { Some(Arc::new(self.scan_moved().await?)) } else { None };
         for part in Part::all(parts) {
-            self.pass(part, moved.as_ref(), &mut tally)?;
+            self.pass(part, moved.as_ref(), &mut tally).await?;
         }
-        self.flush(&mut tally)?;
+        self.flush(&mut tally).await?;
         self.conclude(&tally)
     }
 
@@ -110,21 +110,26 @@ impl Task {
         Changes::new(&self.source, &self.objects, &self.input.changes, self.columns)
     }
 
-    fn scan_moved(&self) -> Result<MovedKeys, RepoError> {
+    async fn scan_moved(&self) -> Result<MovedKeys, RepoError> {
         let mut moved = MovedKeys::new(self.key_indexes.clone(), self.columns);
         let mut changes = self.changes();
-        while let Some(change) = changes.next()? {
+        while let Some(change) = changes.next().await? {
             moved.scan(change);
         }
         Ok(moved)
     }
 
-    fn pass(&self, part: Part, moved: Option<&Arc<MovedKeys>>, tally: &mut Tally) -> Result<(), RepoError> {
+    async fn pass(
+        &self,
+        part: Part,
+        moved: Option<&Arc<MovedKeys>>,
+        tally: &mut Tally,
+    ) -> Result<(), RepoError> {
         let mut base = self.base_chunks()?;
         // The base is on its way while changes are folded.
         base.iter_mut().for_each(Chunks::prefetch);
-        let overlay = self.fold_changes(part, moved, tally)?;
-        self.lay_over(overlay, base, part.index == 0, tally)
+        let overlay = self.fold_changes(part, moved, tally).await?;
+        self.lay_over(overlay, base, part.index == 0, tally).await
     }
 
     fn base_chunks(&self) -> Result<Option<Chunks>, RepoError> {
@@ -132,7 +137,7 @@ impl Task {
         Ok(Some(Chunks::new(&self.source, object(&self.objects, base.object)?, &base.chunks)))
     }
 
-    fn fold_changes(
+    async fn fold_changes(
         &self,
         part: Part,
         moved: Option<&Arc<MovedKeys>>,
@@ -144,7 +149,7 @@ impl Task {
         }
         let mut changes = self.changes();
         let mut last: Option<ChangeKey> = None;
-        while let Some(change) = changes.next()? {
+        while let Some(change) = changes.next().await? {
             let repeat = last.is_some_and(|last| change.stamp.key <= last);
             if part.index == 0 {
                 tally.change(&self.table.def.name, &change.op, repeat);
@@ -159,7 +164,7 @@ impl Task {
     }
 
     /// Gives what the overlay makes of the base, and what it adds. `first`: the base is digested in one pass only.
-    fn lay_over(
+    async fn lay_over(
         &self,
         mut overlay: Overlay,
         base: Option<Chunks>,
@@ -170,7 +175,7 @@ impl Task {
         let mut reader = RowReader::new(self.columns);
         let mut base = base;
         while let Some(chunks) = &mut base {
-            let Some((chunk, text)) = chunks.next_text()? else { break };
+            let Some((chunk, text)) = chunks.next_text().await? else { break };
             let key = &chunks.object().key;
             for row in reader.rows(&text) {
                 let row = row.map_err(|error| {
@@ -178,7 +183,7 @@ impl Task {
                 })?;
                 if self.input.changes.is_empty() {
                     tally.common.add(name, &row);
-                    self.give(row, tally)?;
+                    self.give(row, tally).await?;
                     continue;
                 }
                 // A copy costs a tenth of a digest.
@@ -187,7 +192,7 @@ impl Task {
                     // In a later pass the row was counted as base already, so that `common` may not hold it.
                     Some(after) if first && after == before => {
                         tally.common.add(name, &before);
-                        self.give(after, tally)?;
+                        self.give(after, tally).await?;
                     }
                     after => {
                         if first {
@@ -195,7 +200,7 @@ impl Task {
                         }
                         if let Some(after) = after {
                             tally.given_only.add(name, &after);
-                            self.give(after, tally)?;
+                            self.give(after, tally).await?;
                         }
                     }
                 }
@@ -203,30 +208,30 @@ impl Task {
         }
         for row in overlay.finish().map_err(|error| self.broken(&error))? {
             tally.given_only.add(name, &row);
-            self.give(row, tally)?;
+            self.give(row, tally).await?;
         }
         Ok(())
     }
 
-    fn give(&self, row: Row, tally: &mut Tally) -> Result<(), RepoError> {
+    async fn give(&self, row: Row, tally: &mut Tally) -> Result<(), RepoError> {
         tally.rows += 1;
         tally.batch_bytes += row.heap_bytes();
         tally.batch.push(row);
         if tally.batch.len() >= BATCH_ROWS || tally.batch_bytes >= BATCH_BYTES {
-            self.flush(tally)
+            self.flush(tally).await
         } else {
             Ok(())
         }
     }
 
-    fn flush(&self, tally: &mut Tally) -> Result<(), RepoError> {
+    async fn flush(&self, tally: &mut Tally) -> Result<(), RepoError> {
         tally.batch_bytes = 0;
         let batch = std::mem::take(&mut tally.batch);
         if batch.is_empty() {
             return Ok(());
         }
         let gone = |_| RepoError::misuse("whoever takes the rows has gone before their end");
-        self.sender.blocking_send(batch).map_err(gone)
+        self.sender.send(batch).await.map_err(gone)
     }
 
     fn conclude(&self, tally: &Tally) -> Result<TableRows, RepoError> {

@@ -24,7 +24,7 @@ pub(super) struct Source {
     pub(super) bytes_read: Arc<AtomicU64>,
 }
 
-/// The chunks of one frame or slice, in order. For threads that may block.
+/// The chunks of one frame or slice, in order.
 pub(super) struct Chunks {
     source: Source,
     object: ObjectInfo,
@@ -58,11 +58,11 @@ impl Chunks {
     }
 
     /// The next chunk's text, checked.
-    pub(super) fn next_text(&mut self) -> Result<Option<(Chunk, Vec<u8>)>, RepoError> {
+    pub(super) async fn next_text(&mut self) -> Result<Option<(Chunk, Vec<u8>)>, RepoError> {
         self.prefetch();
         let Some((chunk, fetch)) = self.coming.pop_front() else { return Ok(None) };
         let ended = |error| RepoError::misuse(format!("a fetching task ended early: {error}"));
-        let bytes = self.source.runtime.block_on(fetch).map_err(ended)??;
+        let bytes = fetch.await.map_err(ended)??;
         self.source.bytes_read.fetch_add(chunk.bytes, Ordering::Relaxed);
         let text = chunk::decode(&self.object.key, &chunk, &bytes)?;
         Ok(Some((chunk, text)))

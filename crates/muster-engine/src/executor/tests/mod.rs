@@ -278,6 +278,23 @@ async fn a_shard_that_starts_up_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_back_holds_no_retry_up() {
+    let world = World::new(1, false).await;
+    world.shard("d").lock().failures.insert(("stage", store(0, "metadata")), (ErrorClass::Transient, 3));
+    let (asked, real) = (AtomicU64::new(0), virtual_clock());
+    // An hour back with every look.
+    let clock = Clock::from_fn(move || {
+        let hours = i64::try_from(asked.fetch_add(1, Ordering::Relaxed)).unwrap();
+        real.now().plus_micros(-3_600_000_000 * hours)
+    });
+    let began = tokio::time::Instant::now();
+    let options = Options { clock, ..world.options() };
+    let summary = world.engine(options).apply(world.plan.clone(), &run(), &Cancel::new()).await.unwrap();
+    assert_eq!(summary.sites_restored, 1);
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_shard_that_stays_away_costs_the_sites_in_it_in_the_end() {
     let world = World::new(2, false).await;
     world.shard("e").lock().away = 1_000;
