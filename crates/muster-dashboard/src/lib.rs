@@ -1,7 +1,7 @@
 //! Pages over reports.
 //!
 //! [`report_page`] turns a [`Report`] into one self-contained HTML file: no external assets, readable on paper, in light
-//! and dark, with and without scripts.
+//! and dark, with and without scripts. [`recovery_svg`] draws several ways to bring sites back beside each other.
 //!
 //! # Invariants
 //! - Every text of the report is escaped; nothing of it becomes markup, script or address.
@@ -18,6 +18,7 @@ mod proof;
 mod sites;
 mod summary;
 
+pub use chart::{KnownPoint, RecoveryCurve, RecoveryPanel, recovery_svg};
 use muster_types::report::Report;
 
 /// The page of a report.

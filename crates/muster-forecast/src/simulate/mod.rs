@@ -18,7 +18,10 @@ use muster_engine::scheduler::ScheduleError;
 use muster_types::Timestamp;
 use serde::Serialize;
 
-pub use scenario::{Known, Scenario, ScenarioError};
+pub use scenario::{
+    Batches, ByHand, Incident, Known, Muster, People, RecreatedIds, SITES_MAX, Scenario, ScenarioError,
+    Sizes, Store, Way,
+};
 
 /// A way to bring the sites back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
