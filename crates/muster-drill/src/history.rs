@@ -15,6 +15,8 @@ const TRAILING_MAX: usize = 20;
 /// A median of fewer is none.
 const TRAILING_MIN: usize = 3;
 
+pub use crate::forecasts::{ForecastErrors, ForecastHistory};
+
 /// What there is to prove.
 #[derive(Clone, Debug, Default)]
 pub struct Fleet {
@@ -88,6 +90,8 @@ pub struct History {
     pub classes: Vec<ClassHistory>,
     /// By name.
     pub trends: Vec<Trend>,
+    /// How well the runs of drills within the stretch were forecast; none where none was.
+    pub forecast: Option<ForecastHistory>,
     /// Why someone should look: drills whose last one failed, or takes longer than it used to.
     pub alarms: Vec<String>,
 }
@@ -112,6 +116,7 @@ pub fn history(records: &[DrillRecord], fleet: &Fleet, since: Timestamp, factor:
         moments: moments.iter().min().copied().zip(moments.iter().max().copied()),
         classes: classes(&judged, since),
         alarms: alarms(&judged, &trends, factor),
+        forecast: ForecastHistory::of(recent().filter_map(|record| record.forecast.as_ref())),
         trends,
     }
 }
@@ -276,6 +281,7 @@ mod tests {
             rows: 10,
             bytes: 1,
             run_seconds: 1.0,
+            forecast: None,
             made: vec![],
             left: vec![],
         }

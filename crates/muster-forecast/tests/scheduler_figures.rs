@@ -1,5 +1,7 @@
 //! How near the scheduler comes to what is possible, and what its order is worth.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed test may say so by a panic")]
+
 mod figures;
 
 use figures::bound::bound;

@@ -1,5 +1,7 @@
 //! The scenario that is shipped, and scenarios that are wrong.
 
+#![allow(clippy::unwrap_used, reason = "a failed test may say so by a panic")]
+
 use muster_forecast::simulate::{Outcome, Scenario, ScenarioError, Strategy, simulate};
 
 const SHIPPED: &str = include_str!("../../../config/atlassian-2022.toml");

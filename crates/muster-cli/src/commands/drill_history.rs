@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use muster_drill::history::{self, Coverage, Fleet, History};
+use muster_drill::history::{self, Coverage, Fleet, ForecastErrors, History};
 use muster_repo::{DrillObjects, catalog};
 use muster_types::Timestamp;
 use muster_types::topology::KindMode;
@@ -99,9 +99,26 @@ fn show(history: &History, days: u32) {
         let header = ["drill", "RTO p95", "median", "RPO", "median of RPO", "rows/s", "median of rows/s"];
         print::data(print::table(&header, &header[1..], rows));
     }
+    if let Some(forecast) = &history.forecast {
+        show_forecast("at the start", &forecast.at_start);
+        if let Some(tenth) = &forecast.at_tenth {
+            show_forecast("with a tenth done", tenth);
+        }
+    }
     for alarm in &history.alarms {
         print::data(format!("ALARM {alarm}"));
     }
+}
+
+fn show_forecast(when: &str, errors: &ForecastErrors) {
+    print::data(format!(
+        "forecasts {when}: {} runs, off by {:.0} % (median) and {:.0} % (p95); {:.0} % within 15 %, {:.0} % within their range",
+        errors.runs,
+        errors.error_median * 100.0,
+        errors.error_p95 * 100.0,
+        errors.near_share * 100.0,
+        errors.in_range_share * 100.0
+    ));
 }
 
 fn row<T: ToString>(name: &str, coverage: &Coverage<T>) -> Vec<String> {

@@ -11,6 +11,7 @@ pub(crate) mod drill;
 mod drill_history;
 pub(crate) mod export;
 mod families;
+mod forecast;
 pub(crate) mod history;
 pub(crate) mod plan;
 mod plan_view;

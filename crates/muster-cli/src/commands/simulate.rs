@@ -59,9 +59,9 @@ fn show(simulated: &Simulated, file: &Path) {
         vec![
             outcome.strategy.name().to_owned(),
             outcome.steps.map(print::count).unwrap_or_default(),
-            print::seconds(outcome.makespan_seconds),
-            print::seconds(outcome.rto_mean_seconds),
-            print::seconds(outcome.rto_p95_seconds),
+            long(outcome.makespan_seconds),
+            long(outcome.rto_mean_seconds),
+            long(outcome.rto_p95_seconds),
             print::count(outcome.misses),
         ]
     });
@@ -72,6 +72,11 @@ fn show(simulated: &Simulated, file: &Path) {
         "what is fact, derived, measured or assumed stands in {}; RTO counts from each site's own deletion",
         file.display()
     ));
+}
+
+/// From three days on, in days.
+fn long(seconds: f64) -> String {
+    if seconds < 3.0 * 86_400.0 { print::seconds(seconds) } else { format!("{:.1} days", seconds / 86_400.0) }
 }
 
 fn picture(scenario: &Scenario, simulated: &Simulated) -> String {

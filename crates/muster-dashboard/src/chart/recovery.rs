@@ -40,7 +40,7 @@ pub struct RecoveryPanel {
 const WIDTH: f64 = 1_000.0;
 const LEFT: f64 = 64.0;
 const RIGHT: f64 = 24.0;
-const HEADER: f64 = 84.0;
+const HEADER: f64 = 104.0;
 const PANEL: f64 = 250.0;
 const GAP: f64 = 84.0;
 
@@ -196,6 +196,5 @@ fn path(curve: &RecoveryCurve, axis: &LogAxis, y: impl Fn(f64) -> f64) -> String
         // Writing to a String cannot fail.
         let _ = write!(path, " H{x} V{}", y(share));
     }
-    let _ = write!(path, " H{}", WIDTH - RIGHT);
     path
 }

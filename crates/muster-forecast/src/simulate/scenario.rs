@@ -282,6 +282,7 @@ fn check_way(name: &str, way: &Way) -> Result<(), ScenarioError> {
     is_share(&key("fixed_share"), way.fixed_share)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "callers hand over figures")]
 fn wrong(key: &str, value: impl ToString, wanted: &str) -> ScenarioError {
     ScenarioError::Figure { key: key.to_owned(), value: value.to_string(), wanted: wanted.to_owned() }
 }
