@@ -5,6 +5,7 @@
 //! | [`restore`] | rows restored per second, to raw SQLite bulk insertion of the same rows |
 //! | [`reads`] | bytes read through the repository per second, to plain ranged GETs |
 //! | [`plan`] | a fleet of 100,000 sites planned: seconds and memory |
+//! | [`scheduler`] | what the scheduler costs per step, up to a million |
 //! | [`postgres_restore`] | rows restored into PostgreSQL per second, to raw `COPY` of the same rows |
 //! | [`postgres_capture`] | what capture costs a PostgreSQL shard, and how far its log is behind |
 //! | [`postgres_slots`] | what slots of idle databases cost their server |
@@ -31,6 +32,7 @@ mod postgres_restore;
 mod postgres_slots;
 mod reads;
 mod restore;
+mod scheduler;
 mod shard;
 mod world;
 
@@ -64,6 +66,9 @@ pub(crate) struct Args {
     /// Sites in the fleet of `plan`.
     #[arg(long, default_value_t = 100_000)]
     planned_sites: u32,
+    /// Steps of the runs of `scheduler`, ascending.
+    #[arg(long, value_delimiter = ',', default_values_t = [10_000, 100_000, 1_000_000])]
+    scheduled_steps: Vec<usize>,
     /// Sites of each shard of `incumbent`, where all sites have the same size.
     #[arg(long, value_delimiter = ',', default_values_t = [70, 250, 1000])]
     shard_sites: Vec<usize>,
@@ -115,6 +120,8 @@ enum Bench {
     Reads,
     /// Planning of a large fleet.
     Plan,
+    /// Cost of the scheduler per step.
+    Scheduler,
     /// Rows restored into PostgreSQL per second.
     PostgresRestore,
     /// Cost of capture on a PostgreSQL shard, and lag of its log.
@@ -138,6 +145,9 @@ async fn main() -> Result<()> {
     let wanted = |bench| args.benches.is_empty() || args.benches.contains(&bench);
     if wanted(Bench::Plan) {
         plan::run(args.planned_sites, args.benches == [Bench::Plan])?;
+    }
+    if wanted(Bench::Scheduler) {
+        scheduler::run(&args.scheduled_steps)?;
     }
     if wanted(Bench::Restore) || wanted(Bench::Reads) {
         std::fs::create_dir_all(&args.dir)

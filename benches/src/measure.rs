@@ -52,12 +52,21 @@ pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
 
 /// The most resident memory that the process has had, in MiB.
 pub(crate) fn peak_mebibytes() -> Result<u64> {
+    Ok(status_kibibytes("VmHWM:")? / 1024)
+}
+
+/// The resident memory of the process now, in bytes.
+pub(crate) fn resident_bytes() -> Result<u64> {
+    Ok(status_kibibytes("VmRSS:")? * 1024)
+}
+
+fn status_kibibytes(name: &str) -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status
         .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .context("no VmHWM in /proc/self/status")?;
-    Ok(line.trim().trim_end_matches("kB").trim().parse::<u64>()? / 1024)
+        .find_map(|line| line.strip_prefix(name))
+        .with_context(|| format!("no {name} in /proc/self/status"))?;
+    Ok(line.trim().trim_end_matches("kB").trim().parse::<u64>()?)
 }
 
 /// Figures of one side, a round each.

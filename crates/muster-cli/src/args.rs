@@ -47,6 +47,8 @@ pub(crate) enum Command {
     Abandon(commands::abandon::AbandonArgs),
     /// Report on a run: terminal, JSON, or one self-contained HTML file.
     Report(commands::report::ReportArgs),
+    /// Run an incident of a given shape through four strategies under virtual time.
+    Simulate(commands::simulate::SimulateArgs),
     /// Run beside production for months: capture, scheduled jobs, alarms, health and metrics.
     Serve(commands::serve::ServeArgs),
     /// Show what a site was at a moment.

@@ -1,7 +1,8 @@
 //! Pages over reports and the history of drills.
 //!
 //! [`report_page`] turns a [`Report`] into one self-contained HTML file, [`drill_page`] a [`DrillHistory`]: no external
-//! assets, readable on paper, in light and dark, with and without scripts.
+//! assets, readable on paper, in light and dark, with and without scripts. [`recovery_svg`] draws several ways to bring sites
+//! back beside each other.
 //!
 //! # Invariants
 //! - Every text of the report is escaped; nothing of it becomes markup, script or address.
@@ -20,6 +21,7 @@ mod proof;
 mod sites;
 mod summary;
 
+pub use chart::{KnownPoint, RecoveryCurve, RecoveryPanel, recovery_svg};
 use muster_types::drill_history::DrillHistory;
 use muster_types::report::Report;
 

@@ -25,6 +25,7 @@ use crate::clean::{clean, close_runs};
 use crate::compare::{Compared, Truth, compare};
 use crate::error::DrillError;
 use crate::open_runs::OpenRuns;
+use crate::past_runs;
 use crate::plan::{DrillInput, DrillPlan, rehearse};
 
 /// What the names of drills' runs begin with.
@@ -225,6 +226,7 @@ impl Drill<'_> {
             rows: 0,
             bytes: 0,
             run_seconds: 0.0,
+            forecast: None,
             made: Vec::new(),
             left: Vec::new(),
         }
@@ -339,6 +341,13 @@ impl Drill<'_> {
             self.note(&report, plan.plan(), &BTreeMap::new(), findings);
             return Ok(None);
         }
+        findings.record.forecast = match past_runs::judged(self.repository, &run).await {
+            Ok(forecast) => forecast,
+            Err(error) => {
+                findings.error(format!("the run's forecast cannot be judged: {error}"));
+                None
+            }
+        };
         Ok(Some((plan.plan().clone(), report)))
     }
 

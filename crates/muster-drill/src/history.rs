@@ -9,6 +9,8 @@ use muster_types::drill::{DrillClass, DrillRecord, Verdict};
 use muster_types::drill_history::{ClassHistory, Coverage, DayProven, DrillHistory, PastDrill, Trend};
 use muster_types::{Kind, ShardName, SiteId, Timestamp};
 
+use crate::forecasts;
+
 const DAY_MICROS: i64 = 86_400_000_000;
 
 /// Drills whose figures a trend is measured against: fewer say little, more forget slowly.
@@ -70,6 +72,7 @@ pub fn history(records: &[DrillRecord], fleet: &Fleet, stretch: Stretch, factor:
         classes: classes(&judged, since),
         alarms: alarms(&drills, factor).into_iter().map(|alarm| alarm.text).collect(),
         drills,
+        forecast: forecasts::of(recent().filter_map(|record| record.forecast.as_ref())),
         trends,
     }
 }
@@ -282,6 +285,7 @@ mod tests {
             rows: 10,
             bytes: 1,
             run_seconds: 1.0,
+            forecast: None,
             made: vec![],
             left: vec![],
         }

@@ -4,6 +4,7 @@
 //! - [`DrillPlan`]: a plan whose shards are all a drill's own. [`rehearse`]: takes it through, by the engine that restores.
 //! - [`compare`](mod@compare): what came back, beside what the repository holds. [`clean`](mod@clean): what was left behind.
 //! - [`Drill`]: all of it. [`history`]: what was proven, what never was, and whether it takes longer.
+//! - [`past_runs`]: how fast runs and drills went, for forecasts.
 //!
 //! # Invariants
 //! - A drill cannot publish to a live shard. [`rehearse`] takes a [`DrillPlan`] and [`SandboxDrivers`]; the former is made by
@@ -60,9 +61,11 @@ pub mod clean;
 pub mod compare;
 mod drill;
 mod error;
+mod forecasts;
 pub mod history;
 pub mod look;
 mod open_runs;
+pub mod past_runs;
 mod plan;
 pub mod spec;
 

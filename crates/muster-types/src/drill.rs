@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{DrillId, Kind, PlanId, RunId, ShardName, SiteId};
 use crate::position::Boundary;
+use crate::report::ForecastReport;
 use crate::time::Timestamp;
 
 /// What is rehearsed.
@@ -225,6 +226,9 @@ pub struct DrillRecord {
     pub bytes: u64,
     /// From the first step of the run to its last, in seconds.
     pub run_seconds: f64,
+    /// What was forecast of its last run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forecast: Option<ForecastReport>,
     /// What it made.
     pub made: Vec<Made>,
     /// Of these, what a listing still shows; must be none.

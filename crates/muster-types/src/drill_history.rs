@@ -85,6 +85,30 @@ pub struct PastDrill {
     pub errors: Vec<String>,
 }
 
+/// Forecasts that were due at one time of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ForecastErrors {
+    /// How many there are.
+    pub runs: u64,
+    /// The median of the errors without their signs, as a share of the run.
+    pub error_median: f64,
+    /// Their 95th percentile.
+    pub error_p95: f64,
+    /// Within 15 %, as a share.
+    pub near_share: f64,
+    /// Runs that ended within the range that was forecast, as a share.
+    pub in_range_share: f64,
+}
+
+/// See [`ForecastErrors`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ForecastHistory {
+    /// When the first step started.
+    pub at_start: ForecastErrors,
+    /// When a tenth of the work was done.
+    pub at_tenth: Option<ForecastErrors>,
+}
+
 /// Everything.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DrillHistory {
@@ -108,6 +132,9 @@ pub struct DrillHistory {
     pub classes: Vec<ClassHistory>,
     /// By name.
     pub trends: Vec<Trend>,
+    /// How well the runs of drills within the stretch were forecast; none where none was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forecast: Option<ForecastHistory>,
     /// Every drill that was recorded, in the order of time.
     pub drills: Vec<PastDrill>,
     /// Why someone should look: drills whose last one failed, or takes longer than it used to.

@@ -47,6 +47,40 @@ pub struct Report {
     pub proof: ProofReport,
     /// Notes of the plan.
     pub notes: Vec<Note>,
+    /// When the run was forecast to end; absent before its first step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forecast: Option<ForecastReport>,
+}
+
+/// What was forecast of a run's end, by what was known then.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ForecastReport {
+    /// When the last step ended; none before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Timestamp>,
+    /// When the first step started, from the rates of runs and drills that had ended before.
+    pub at_start: ForecastPoint,
+    /// When a tenth of the work was done, with what the run had measured until then; none before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_tenth: Option<ForecastPoint>,
+}
+
+/// A forecast of a run's end.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ForecastPoint {
+    /// When it was due.
+    pub at: Timestamp,
+    /// The end.
+    pub ends_at: Timestamp,
+    /// The end if all goes as fast as the measured spread allows.
+    pub earliest: Timestamp,
+    /// The same for as slow.
+    pub latest: Timestamp,
+    /// Measured starts (of one step, or of several together) that it rests on; 0: stated defaults alone.
+    pub measured: u64,
+    /// The forecast end less the real one, as a share of the run from its first step to its end; none before the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_share: Option<f64>,
 }
 
 /// Where a run stands.

@@ -8,7 +8,7 @@ use clap::Args;
 use muster_drill::history::{self, Fleet, Stretch};
 use muster_repo::{DrillObjects, catalog};
 use muster_types::Timestamp;
-use muster_types::drill_history::{Coverage, DrillHistory};
+use muster_types::drill_history::{Coverage, DrillHistory, ForecastErrors};
 use muster_types::topology::KindMode;
 
 use crate::context::{self, Context};
@@ -112,9 +112,26 @@ fn show(history: &DrillHistory, days: u32) {
         let header = ["drill", "RTO p95", "median", "RPO", "median of RPO", "rows/s", "median of rows/s"];
         print::data(print::table(&header, &header[1..], rows));
     }
+    if let Some(forecast) = &history.forecast {
+        show_forecast("at the start", &forecast.at_start);
+        if let Some(tenth) = &forecast.at_tenth {
+            show_forecast("with a tenth done", tenth);
+        }
+    }
     for alarm in &history.alarms {
         print::data(format!("ALARM {alarm}"));
     }
+}
+
+fn show_forecast(when: &str, errors: &ForecastErrors) {
+    print::data(format!(
+        "forecasts {when}: {} runs, off by {:.0} % (median) and {:.0} % (p95); {:.0} % within 15 %, {:.0} % within their range",
+        errors.runs,
+        errors.error_median * 100.0,
+        errors.error_p95 * 100.0,
+        errors.near_share * 100.0,
+        errors.in_range_share * 100.0
+    ));
 }
 
 fn row<T: ToString>(name: &str, coverage: &Coverage<T>) -> Vec<String> {

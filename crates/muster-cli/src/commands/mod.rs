@@ -12,6 +12,7 @@ pub(crate) mod drill;
 mod drill_history;
 pub(crate) mod export;
 mod families;
+mod forecast;
 pub(crate) mod history;
 pub(crate) mod plan;
 mod plan_view;
@@ -26,6 +27,7 @@ pub(crate) mod serve;
 mod serve_alarm;
 mod serve_jobs;
 pub(crate) mod show;
+pub(crate) mod simulate;
 pub(crate) mod sites;
 pub(crate) mod status;
 
@@ -53,6 +55,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         Command::Abandon(command) => abandon::run(topology, command).await,
         Command::Repo(command) => repo::run(topology, command).await,
         Command::Report(command) => report::run(topology, command).await,
+        Command::Simulate(command) => simulate::run(&command),
         Command::Serve(command) => serve::run(topology, command).await,
         Command::Show(command) => show::run(topology, command).await,
         Command::Diff(command) => diff::run(topology, command).await,

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use muster_drill::look;
+use muster_forecast::Forecast;
 use muster_plan::planner::{self, PlanInput};
 use muster_repo::retention;
 use muster_types::catalog::Catalog;
@@ -17,7 +18,7 @@ use muster_types::request::{Placement, PlanRequest, ProofLevel};
 use muster_types::retention::PlanHold;
 use muster_types::{Kind, ShardName, SiteId, StoreId, Timestamp};
 
-use crate::commands::plan_view;
+use crate::commands::{forecast, plan_view};
 use crate::context::{self, Context};
 use crate::select::{self, SiteFilter, SiteIds};
 use crate::topology_place::TopologyPlace;
@@ -95,10 +96,11 @@ pub(crate) async fn run(topology: &TopologyPlace, args: PlanArgs) -> Result<Exit
     let plan = make(&context, &request).await?;
     hold(&context, &plan).await?;
     write(&plan, &args.out)?;
+    let forecast = forecast::of_plan(&context, &plan).await?;
     if args.json {
-        print::data(serde_json::to_string_pretty(&plan)?);
+        print::data(serde_json::to_string_pretty(&Forecasted { plan: &plan, forecast: &forecast })?);
     } else {
-        plan_view::show(&plan);
+        plan_view::show(&plan, &forecast);
     }
     print::talk(format!("wrote {} · holds its objects until {}", args.out.display(), plan.expires_at));
     if plan.worst() == Some(Severity::Fatal) {
@@ -112,6 +114,14 @@ pub(crate) async fn run(topology: &TopologyPlace, args: PlanArgs) -> Result<Exit
     }
     print::talk(format!("next: muster apply {}", args.out.display()));
     Ok(ExitCode::SUCCESS)
+}
+
+/// A plan with the forecast of its run, which is no part of it: it changes with each run and drill.
+#[derive(serde::Serialize)]
+struct Forecasted<'a> {
+    #[serde(flatten)]
+    plan: &'a Plan,
+    forecast: &'a Forecast,
 }
 
 /// `OLD=NEW`.

@@ -2,17 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use muster_plan::forecast;
+use muster_forecast::Forecast;
 use muster_types::ShardName;
 use muster_types::plan::{Note, Plan, Severity, SitePlan};
 
+use crate::commands::forecast;
 use crate::print;
 
 /// Most rows that the terminal shows of sites and of notes of one code; the plan file has all.
 const ROWS_MAX: usize = 15;
 
 /// Prints the plan.
-pub(crate) fn show(plan: &Plan) {
+pub(crate) fn show(plan: &Plan, forecast: &Forecast) {
     let stores: usize = plan.sites.iter().map(|site| site.stores.len()).sum();
     let sum = |figure: fn(&SitePlan) -> u64| plan.sites.iter().map(figure).sum::<u64>();
     print::data(format!(
@@ -21,15 +22,15 @@ pub(crate) fn show(plan: &Plan) {
         plan.request.incident.title
     ));
     print::data(format!(
-        "{} sites, {} stores, {} rows, {} to read from {} objects, {} steps; about {}",
+        "{} sites, {} stores, {} rows, {} to read from {} objects, {} steps",
         print::count(plan.sites.len() as u64),
         print::count(stores as u64),
         print::count(sum(|site| site.stores.iter().map(|store| store.rows).sum())),
         print::bytes(sum(|site| site.stores.iter().map(|store| store.bytes).sum())),
         print::count(plan.objects.len() as u64),
         print::count(plan.steps.len() as u64),
-        print::seconds(forecast::forecast(plan).total_micros as f64 / 1e6),
     ));
+    forecast::show(forecast);
     if !plan.sites.is_empty() {
         print::data("");
         show_shards(plan);

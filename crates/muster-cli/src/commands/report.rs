@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use muster_types::RunId;
-use muster_types::report::{Distribution, Report, RunStatus, SiteReport};
+use muster_types::report::{Distribution, ForecastPoint, Report, RunStatus, SiteReport};
+
+use muster_types::{RunId, Timestamp};
 
 use crate::commands::apply;
 use crate::context::Context;
@@ -31,9 +32,10 @@ pub(crate) struct ReportArgs {
 
 pub(crate) async fn run(topology: &TopologyPlace, args: ReportArgs) -> Result<ExitCode> {
     let context = Context::open(topology).await?;
-    let report = muster_engine::load_report(&context.repository, &args.run)
+    let mut report = muster_engine::load_report(&context.repository, &args.run)
         .await
         .map_err(|error| apply::failure(error.into()))?;
+    report.forecast = muster_drill::past_runs::judged(&context.repository, &args.run).await?;
     if let Some(path) = &args.html {
         let page = muster_dashboard::report_page(&report);
         std::fs::write(path, page).with_context(|| format!("failed to write `{}`", path.display()))?;
@@ -79,6 +81,7 @@ pub(crate) fn show(report: &Report) {
     ));
     print::data("");
     print::data(distributions(report));
+    show_forecast(report);
     show_proof(report);
     show_checks(report);
     show_failures(report);
@@ -110,6 +113,26 @@ fn distributions(report: &Report) -> String {
             row("RPO (worst store)", &report.rpo),
         ],
     )
+}
+
+fn show_forecast(report: &Report) {
+    let Some(forecast) = &report.forecast else { return };
+    let point = |when: &str, point: &ForecastPoint| {
+        let error =
+            point.error_share.map(|error| format!(", {:+.0} % off", error * 100.0)).unwrap_or_default();
+        let after = |at: Timestamp| print::seconds(at.seconds_since(point.at));
+        print::data(format!(
+            "forecast {when}: {} more ({} to {}){error}",
+            after(point.ends_at),
+            after(point.earliest),
+            after(point.latest)
+        ));
+    };
+    print::data("");
+    point("at the start", &forecast.at_start);
+    if let Some(tenth) = &forecast.at_tenth {
+        point("with a tenth done", tenth);
+    }
 }
 
 fn show_proof(report: &Report) {

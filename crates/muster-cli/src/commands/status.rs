@@ -8,7 +8,7 @@ use muster_engine::{Clock, Status};
 use muster_types::RunId;
 use muster_types::report::RunStatus;
 
-use crate::commands::apply;
+use crate::commands::{apply, forecast};
 use crate::context::Context;
 use crate::print;
 use crate::topology_place::TopologyPlace;
@@ -21,22 +21,32 @@ const STEPS_MAX: usize = 10;
 pub(crate) struct StatusArgs {
     /// The run.
     run: RunId,
+    /// List when each site that is not back is expected.
+    #[arg(long)]
+    sites: bool,
 }
 
 pub(crate) async fn run(topology: &TopologyPlace, args: StatusArgs) -> Result<ExitCode> {
     let context = Context::open(topology).await?;
-    let status = muster_engine::load_status(&context.repository, &args.run, &Clock::system())
+    let history = muster_engine::read_run(&context.repository, &args.run)
         .await
         .map_err(|error| apply::failure(error.into()))?;
+    let status = muster_engine::status(&history, Clock::system().now());
     show(&status);
+    if status.status == RunStatus::Open {
+        let forecast = forecast::of_run(&context, &history).await?;
+        forecast::show(&forecast);
+        if args.sites {
+            forecast::show_sites(&forecast);
+        }
+        print::talk(format!("if no engine is at work on it: muster resume {}", status.run));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 fn show(status: &Status) {
-    let left =
-        status.seconds_left.map(|left| format!(", about {} left", print::seconds(left))).unwrap_or_default();
     print::data(format!(
-        "run {} · {:?} · {} of {} sites, {} of {} rows, {} of {}{left}",
+        "run {} · {:?} · {} of {} sites, {} of {} rows, {} of {}",
         status.run,
         status.status,
         print::count(status.done.sites),
@@ -60,8 +70,5 @@ fn show(status: &Status) {
     }
     for failure in status.failures.iter().take(STEPS_MAX) {
         print::data(format!("failed {}: {}", failure.step, failure.error));
-    }
-    if status.status == RunStatus::Open {
-        print::talk(format!("if no engine is at work on it: muster resume {}", status.run));
     }
 }

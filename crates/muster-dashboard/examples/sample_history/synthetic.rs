@@ -115,6 +115,7 @@ pub(crate) fn history(count: u64) -> DrillHistory {
         days: (0..30).map(day).collect(),
         classes: classes.to_vec(),
         trends,
+        forecast: None,
         drills,
         alarms,
     }

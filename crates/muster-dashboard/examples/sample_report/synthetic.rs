@@ -142,6 +142,7 @@ pub(crate) fn report(sites: u64, stores: u64, failed: u64) -> Report {
         (name.parse().unwrap(), ShardProof { rows: 81_223, changes: 1_204, holds, error })
     };
     Report {
+        forecast: None,
         format: 1,
         run: "r-20220405-081500-7f3a".parse().unwrap(),
         plan: "b8c7fa3f8e6e53b44b7bd1ab6b35ff0ee49bcb4a".parse().unwrap(),

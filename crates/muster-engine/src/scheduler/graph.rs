@@ -1,15 +1,13 @@
-//! The plan's edges both ways, and the order among its steps.
+//! The plan's edges both ways.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashSet;
 
 use muster_types::plan::{PlanStep, StepKey};
-use muster_types::{SiteId, Timestamp};
 
 use super::ScheduleError;
 
 /// Lists of numbers by step, in one allocation.
-struct Lists {
+pub(super) struct Lists {
     starts: Vec<u32>,
     items: Vec<u32>,
 }
@@ -38,7 +36,7 @@ impl Lists {
         Self { starts, items }
     }
 
-    fn of(&self, step: u32) -> &[u32] {
+    pub(super) fn of(&self, step: u32) -> &[u32] {
         let step = step as usize;
         &self.items[self.starts[step] as usize..self.starts[step + 1] as usize]
     }
@@ -50,29 +48,26 @@ pub(super) struct Graph {
     predecessors: Vec<u32>,
     after: Lists,
     after_ended: Lists,
-    ranks: Vec<u32>,
     sites: u64,
 }
 
 impl Graph {
-    pub(super) fn new(
-        steps: &[PlanStep],
-        deadlines: &BTreeMap<SiteId, Timestamp>,
-    ) -> Result<Self, ScheduleError> {
+    /// The graph; by step the longest estimated path from its start to the end of what depends on it; and a topological order.
+    pub(super) fn new(steps: &[PlanStep]) -> Result<(Self, Vec<u64>, Vec<u32>), ScheduleError> {
         check(steps)?;
         let after = Lists::reversed(steps, |step| &step.after);
         let after_ended = Lists::reversed(steps, |step| &step.after_ended);
         let predecessors: Vec<u32> = steps.iter().map(count_predecessors).collect();
         let order = topological(steps, &predecessors, &after, &after_ended)?;
         let remaining = remaining_paths(steps, &order, &after);
-        Ok(Self {
+        let graph = Self {
             keys: steps.iter().map(|step| step.key.clone()).collect(),
             predecessors,
             after,
             after_ended,
-            ranks: ranks(steps, &remaining, deadlines),
             sites: steps.iter().filter_map(|step| step.key.site()).collect::<HashSet<_>>().len() as u64,
-        })
+        };
+        Ok((graph, remaining, order))
     }
 
     #[expect(
@@ -96,13 +91,13 @@ impl Graph {
         self.predecessors[step as usize]
     }
 
-    /// Place of each step in the order, by step.
-    pub(super) fn ranks(&self) -> &[u32] {
-        &self.ranks
-    }
-
     pub(super) fn roots(&self) -> Vec<u32> {
         (0..self.len()).filter(|&step| self.predecessors(step) == 0).collect()
+    }
+
+    /// By step, those that wait for its success.
+    pub(super) fn all_dependents(&self) -> &Lists {
+        &self.after
     }
 
     /// Steps that wait for the success of this one.
@@ -172,61 +167,4 @@ fn remaining_paths(steps: &[PlanStep], order: &[u32], after: &Lists) -> Vec<u64>
         remaining[step as usize] = steps[step as usize].estimate_micros.saturating_add(behind);
     }
     remaining
-}
-
-/// What a site's steps have in common in the order: its slack, and its place in the plan where slacks are equal.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct SiteOrder {
-    slack_micros: i64,
-    first_step: u32,
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "there are as many ranks as steps, whose indexes are u32"
-)]
-fn ranks(steps: &[PlanStep], remaining: &[u64], deadlines: &BTreeMap<SiteId, Timestamp>) -> Vec<u32> {
-    let sites = site_orders(steps, remaining, deadlines);
-    // A shard's own steps gate or follow those of many sites: the first as soon, the last as late as possible.
-    let of_step = |index: u32, step: &PlanStep| match &step.key {
-        StepKey::Provision(_) | StepKey::DigestBefore(_) => {
-            SiteOrder { slack_micros: i64::MIN, first_step: index }
-        }
-        StepKey::DigestAfter(_) => SiteOrder { slack_micros: i64::MAX, first_step: index },
-        key => key
-            .site()
-            .and_then(|site| sites.get(site))
-            .copied()
-            .unwrap_or(SiteOrder { slack_micros: i64::MAX, first_step: index }),
-    };
-    let mut keyed: Vec<_> = (0u32..)
-        .zip(steps)
-        .map(|(index, step)| (step.wave, of_step(index, step), Reverse(remaining[index as usize]), index))
-        .collect();
-    keyed.sort_unstable();
-    let mut ranks = vec![0; steps.len()];
-    for (rank, (.., index)) in keyed.into_iter().enumerate() {
-        ranks[index as usize] = rank as u32;
-    }
-    ranks
-}
-
-fn site_orders<'a>(
-    steps: &'a [PlanStep],
-    remaining: &[u64],
-    deadlines: &BTreeMap<SiteId, Timestamp>,
-) -> HashMap<&'a SiteId, SiteOrder> {
-    let mut paths: HashMap<&SiteId, (u64, u32)> = HashMap::new();
-    for (index, step) in (0u32..).zip(steps) {
-        if let Some(site) = step.key.site() {
-            let path = &mut paths.entry(site).or_insert((0, index)).0;
-            *path = (*path).max(remaining[index as usize]);
-        }
-    }
-    let order = |(site, (path, first_step)): (&'a SiteId, (u64, u32))| {
-        let deadline = deadlines.get(site).map_or(i64::MAX, |deadline| deadline.as_micros());
-        let slack_micros = deadline.saturating_sub_unsigned(path);
-        (site, SiteOrder { slack_micros, first_step })
-    };
-    paths.into_iter().map(order).collect()
 }

@@ -4,10 +4,9 @@
 //! [`Command::Record`] durable, in order, before it acts on a [`Command::Start`] behind it. The real executor and
 //! the simulator drive the same code.
 //!
-//! Order among ready steps: wave, then least slack of the step's *site* against its recovery time target, then
-//! longest remaining path, then plan order. Slack is the site's, not the step's: a site that was begun keeps its
-//! place, so that sites are finished rather than all kept at 90 %. The time that has passed is the same for all
-//! sites, so the order is known when the run begins.
+//! Order among ready steps (`order.rs`): wave, then the latest moment at which the step may start. Sites stand in a
+//! sequence (small ones first, as far as recovery time targets allow), so that they are finished rather than all kept at
+//! 90 %. It is fixed when a run begins or is resumed, for what is left then.
 //!
 //! Ready steps of one group ([`PlanStep::group`]) start together with the first of them, as a *batch*: under its grant,
 //! which they hold once. They end individually, and what one of them did is its own.
@@ -31,6 +30,7 @@ mod backoff;
 mod batch;
 mod error;
 mod graph;
+mod order;
 mod pools;
 mod ready;
 #[cfg(test)]
@@ -46,6 +46,7 @@ pub use backoff::RetryPolicy;
 use batch::Batches;
 pub use error::ScheduleError;
 use graph::Graph;
+use order::Order;
 use pools::Pools;
 use ready::Ready;
 
@@ -168,6 +169,8 @@ struct StepState {
 /// The state machine.
 pub struct Scheduler {
     graph: Graph,
+    /// Until the run begins.
+    order: Option<Order>,
     pools: Pools,
     ready: Ready,
     steps: Vec<StepState>,
@@ -193,10 +196,10 @@ impl Scheduler {
         deadlines: &BTreeMap<SiteId, Timestamp>,
         policy: RetryPolicy,
     ) -> Result<Self, ScheduleError> {
-        let graph = Graph::new(steps, deadlines)?;
+        let (graph, remaining, topological) = Graph::new(steps)?;
         let (pools, demands) = Pools::new(steps, pools)?;
         batch::check(steps)?;
-        let ready = Ready::new(graph.ranks(), demands, steps.iter().map(|step| step.group), pools.len());
+        let ready = Ready::new(demands, steps.iter().map(|step| step.group), pools.len());
         let states = (0..graph.len()).map(|step| StepState {
             phase: Phase::Waiting,
             unmet: graph.predecessors(step),
@@ -209,6 +212,7 @@ impl Scheduler {
         });
         Ok(Self {
             steps: states.collect(),
+            order: Some(Order::new(steps, &remaining, topological, deadlines)),
             graph,
             pools,
             ready,
@@ -294,7 +298,17 @@ impl Scheduler {
         if self.cancelled { None } else { self.retries.first().map(|&(at, _)| at) }
     }
 
+    /// Settles the order of what is left.
+    fn rank(&mut self, now: Timestamp) {
+        let Some(order) = self.order.take() else { return };
+        let open = |step: u32| !self.steps[step as usize].phase.ended();
+        let (demands, capacities) = (self.ready.demands(), self.pools.capacities());
+        let ranks = order.ranks(demands, &capacities, now, open, self.graph.all_dependents());
+        self.ready.set_ranks(ranks);
+    }
+
     fn begin(&mut self, now: Timestamp) {
+        self.rank(now);
         for step in self.graph.roots() {
             self.make_ready(now, step);
         }
@@ -319,6 +333,7 @@ impl Scheduler {
                 _ => {}
             }
         }
+        self.rank(now);
         // A crash may have come between a failure and the records of what it blocks.
         for step in 0..self.graph.len() {
             if self.phase(step) == Phase::Failed {

@@ -56,6 +56,10 @@ impl Pools {
         self.pools.len()
     }
 
+    pub(super) fn capacities(&self) -> Vec<u64> {
+        self.pools.iter().map(|pool| pool.capacity).collect()
+    }
+
     /// Whether the units are free. One step may always hold a pool alone, however low its limit.
     pub(super) fn fits(&self, demand: Demand) -> bool {
         let pool = &self.pools[demand.pool as usize];

@@ -1,14 +1,21 @@
 //! Ready steps, and which of them may start.
 //!
-//! Steps that need the same set of pools form a class; only the first of a class is ever tried. A class whose first
-//! step does not fit is parked at the pool that is short, and tried again when something of that pool was given
-//! back. Whoever is parked at a pool keeps later steps from its units, so that large demands are not starved by small.
+//! Steps that need about the same of the same pools form a class; only the first of a class is ever tried. A class whose
+//! first step does not fit is parked at the pool that is short, and tried again when something of that pool was given
+//! back. Later steps that fit pass it, so that units are not idle while a large demand waits for enough of them; once so
+//! many have, it keeps them from its units, so that large demands are not starved by small.
 //!
 //! Steps of one group are known by it as well, so that they can be taken out together with the first of them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::pools::{Demand, Demands, Pools};
+
+/// So many later steps pass one that waits for a pool: as many as a large demand has room for small ones, several times.
+const PASSES_MAX: u32 = 16;
+
+/// So many classes are tried when a pool was given back: a bound on the cost of an end.
+const TRIES_MAX: u32 = 8;
 
 /// Where a class is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +31,14 @@ struct Class {
     /// Ranks of its ready steps.
     ready: BTreeSet<u32>,
     place: Place,
+}
+
+/// See [`Ready::freed`].
+#[derive(Clone, Copy, Debug)]
+struct Tries {
+    left: u32,
+    /// The first rank that was not tried.
+    from: u32,
 }
 
 pub(super) struct Ready {
@@ -42,33 +57,28 @@ pub(super) struct Ready {
     candidates: BTreeSet<(u32, u32)>,
     /// By pool: rank of the first step, class.
     parked: Vec<BTreeSet<(u32, u32)>>,
-    /// Pools of which something was given back since their parked classes were last tried.
-    freed: BTreeSet<u32>,
+    /// By pool: the rank of the first that waits there, and how many later ones have passed it.
+    passed: Vec<(u32, u32)>,
+    /// Pools of which something was given back, and how far their parked classes were tried since.
+    freed: BTreeMap<u32, Tries>,
     operations: u64,
 }
 
 impl Ready {
-    pub(super) fn new(
-        ranks: &[u32],
-        demands: Demands,
-        groups: impl Iterator<Item = Option<u32>>,
-        pools: usize,
-    ) -> Self {
-        let mut steps = vec![0; ranks.len()];
-        for (step, &rank) in (0u32..).zip(ranks) {
-            steps[rank as usize] = step;
-        }
-        let mut numbers: HashMap<Vec<u32>, u32> = HashMap::new();
+    /// None is ready, and none may be before [`Self::set_ranks`].
+    pub(super) fn new(demands: Demands, groups: impl Iterator<Item = Option<u32>>, pools: usize) -> Self {
+        let mut numbers: HashMap<Vec<(u32, u32)>, u32> = HashMap::new();
         let mut class_of = Vec::with_capacity(demands.len());
         for demand in &demands {
             let next = numbers.len() as u32;
-            let pools = demand.iter().map(|demand| demand.pool).collect();
+            // The same to a factor of two: units of bytes differ from store to store.
+            let pools = demand.iter().map(|demand| (demand.pool, demand.units.ilog2())).collect();
             class_of.push(*numbers.entry(pools).or_insert(next));
         }
         let class = |_| Class { ready: BTreeSet::new(), place: Place::Empty };
         Self {
-            ranks: ranks.to_vec(),
-            steps,
+            ranks: Vec::new(),
+            steps: Vec::new(),
             demands,
             class_of,
             classes: (0..numbers.len()).map(class).collect(),
@@ -76,13 +86,27 @@ impl Ready {
             groups: HashMap::new(),
             candidates: BTreeSet::new(),
             parked: vec![BTreeSet::new(); pools],
-            freed: BTreeSet::new(),
+            passed: vec![(0, 0); pools],
+            freed: BTreeMap::new(),
             operations: 0,
         }
     }
 
+    /// The order, by step, while none is ready.
+    pub(super) fn set_ranks(&mut self, ranks: Vec<u32>) {
+        self.steps = vec![0; ranks.len()];
+        for (step, &rank) in (0u32..).zip(&ranks) {
+            self.steps[rank as usize] = step;
+        }
+        self.ranks = ranks;
+    }
+
     pub(super) fn operations(&self) -> u64 {
         self.operations
+    }
+
+    pub(super) fn demands(&self) -> &Demands {
+        &self.demands
     }
 
     pub(super) fn demand(&self, step: u32) -> &[Demand] {
@@ -106,7 +130,8 @@ impl Ready {
 
     /// A step gave its pools back.
     pub(super) fn released(&mut self, step: u32) {
-        self.freed.extend(self.demands[step as usize].iter().map(|demand| demand.pool));
+        let all = Tries { left: TRIES_MAX, from: 0 };
+        self.freed.extend(self.demands[step as usize].iter().map(|demand| (demand.pool, all)));
     }
 
     /// Takes the next step that may start, with its units.
@@ -118,10 +143,11 @@ impl Ready {
                 Some(pool) => {
                     self.parked[pool as usize].insert((rank, class));
                     self.classes[class as usize].place = Place::Parked(pool, rank);
-                    self.freed.remove(&pool);
+                    self.tried(pool, rank);
                 }
                 None => {
                     pools.acquire(&self.demands[step as usize]);
+                    self.count_passes(step, rank);
                     self.classes[class as usize].ready.remove(&rank);
                     self.leave_group(step, rank);
                     self.nominate(class);
@@ -185,9 +211,10 @@ impl Ready {
     /// The first of the candidates and of those parked at pools that were freed.
     fn take_first(&mut self) -> Option<(u32, u32)> {
         let parked = &self.parked;
-        self.freed.retain(|&pool| !parked[pool as usize].is_empty());
+        let next = |pool: u32, tries: Tries| parked[pool as usize].range((tries.from, 0)..).next().copied();
+        self.freed.retain(|&pool, tries| next(pool, *tries).is_some());
         self.operations += self.freed.len() as u64;
-        let woken = self.freed.iter().filter_map(|&pool| Some((*parked[pool as usize].first()?, pool))).min();
+        let woken = self.freed.iter().filter_map(|(&pool, &tries)| Some((next(pool, tries)?, pool))).min();
         match (self.candidates.first().copied(), woken) {
             (Some(candidate), woken) if woken.is_none_or(|(first, _)| candidate < first) => {
                 self.candidates.remove(&candidate);
@@ -203,11 +230,35 @@ impl Ready {
         }
     }
 
-    /// A pool that keeps the step from starting: too little is free, or an earlier step waits for it.
+    /// A class was found short of a pool.
+    fn tried(&mut self, pool: u32, rank: u32) {
+        let Some(tries) = self.freed.get_mut(&pool) else { return };
+        tries.from = tries.from.max(rank + 1);
+        tries.left -= 1;
+        if tries.left == 0 {
+            self.freed.remove(&pool);
+        }
+    }
+
+    /// A step starts, perhaps past others that wait for its pools.
+    fn count_passes(&mut self, step: u32, rank: u32) {
+        for demand in &self.demands[step as usize] {
+            let Some(&(first, _)) = self.parked[demand.pool as usize].first() else { continue };
+            if first < rank {
+                let passed = &mut self.passed[demand.pool as usize];
+                *passed = (first, if passed.0 == first { passed.1 + 1 } else { 1 });
+            }
+        }
+    }
+
+    /// A pool that keeps the step from starting: too little is free, or an earlier step has waited for it long enough.
     fn shortage(&self, step: u32, rank: u32, pools: &Pools) -> Option<u32> {
         let short = |demand: &&Demand| {
-            let earlier = self.parked[demand.pool as usize].first().is_some_and(|&(first, _)| first < rank);
-            earlier || !pools.fits(**demand)
+            let pool = demand.pool as usize;
+            let kept = self.parked[pool].first().is_some_and(|&(first, _)| {
+                first < rank && self.passed[pool].0 == first && self.passed[pool].1 >= PASSES_MAX
+            });
+            kept || !pools.fits(**demand)
         };
         self.demands[step as usize].iter().find(short).map(|demand| demand.pool)
     }
