@@ -46,6 +46,11 @@ impl ServeProcess {
         Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
     }
 
+    /// Its metrics; empty while it does not listen.
+    pub fn metrics(&self) -> String {
+        self.get("/metrics").map(|(_, body)| body).unwrap_or_default()
+    }
+
     /// Waits until it says that it is ready.
     #[track_caller]
     pub fn is_ready(&self) {

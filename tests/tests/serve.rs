@@ -10,73 +10,13 @@
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use muster_tests::{Incident, Size, World, seed, until};
+use muster_tests::{Incident, ServeProcess, Size, World, seed, until};
 use muster_types::jobs::{JobDecision, JobOutcome, JobRecord};
 
 const SIZE: Size = Size { sites: 24, rows_per_site: 40 };
-
-/// A `muster serve`, killed when this is dropped.
-struct Server {
-    child: Child,
-    addr: SocketAddr,
-    log: std::path::PathBuf,
-}
-
-impl Server {
-    fn start(world: &World, name: &str, addr: SocketAddr) -> Self {
-        let topology = std::fs::read_to_string(world.path("muster.toml")).unwrap();
-        let own = format!("{name}.toml");
-        std::fs::write(world.path(&own), topology.replace("LISTEN", &addr.to_string())).unwrap();
-        let log = world.path(&format!("{name}.log"));
-        let file = std::fs::File::create(&log).unwrap();
-        let mut command = world.command(&["serve"]);
-        command.env("MUSTER_TOPOLOGY", own).stdout(Stdio::null()).stderr(file);
-        Self { child: command.spawn().unwrap(), addr, log }
-    }
-
-    fn said(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
-    /// Status and body; none while it does not listen.
-    fn get(&self, path: &str) -> Option<(u16, String)> {
-        let mut stream = TcpStream::connect(self.addr).ok()?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: muster\r\nConnection: close\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
-    }
-
-    fn metrics(&self) -> String {
-        self.get("/metrics").map(|(_, body)| body).unwrap_or_default()
-    }
-
-    fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may be gone already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            eprintln!("{}:\n{}", self.log.display(), self.said());
-        }
-    }
-}
-
-/// A port that was free a moment ago.
-fn free_addr() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
 
 /// A world whose topology has the service and these jobs.
 fn world(default_seed: u64, jobs: &str) -> World {
@@ -122,11 +62,11 @@ fn two_servers_share_drills_snapshots_and_compaction_and_one_is_killed() {
         "format = 1\nname = \"sample\"\nclass = \"many-sites\"\nsites = 2\nwindow_seconds = 600\nsettle_seconds = 1\n",
     )
     .unwrap();
-    let mut first = Server::start(&world, "first", free_addr());
-    until("the first is ready", || first.get("/readyz").is_some_and(|(status, _)| status == 200));
+    let mut first = ServeProcess::start(&world, "first");
+    first.is_ready();
     until("a drill is done", || !succeeded(&records(&world, "drill")).is_empty());
     until("a snapshot is done", || !succeeded(&records(&world, "snapshot")).is_empty());
-    let second = Server::start(&world, "second", free_addr());
+    let second = ServeProcess::start(&world, "second");
     until("the second answers", || second.get("/healthz") == Some((200, "ok\n".into())));
     until("both had a part", || {
         let records = records(&world, "drill");
@@ -153,7 +93,7 @@ fn two_servers_share_drills_snapshots_and_compaction_and_one_is_killed() {
         assert!(metrics.contains(name), "{name}:\n{metrics}");
     }
     chain_is_whole(&records(&world, "drill"));
-    stops_within_seconds(second);
+    second.stops();
     // What a killed server's drill left, the next one of it takes away.
     world.muster_with("second.toml", &["drill", "clean"]).ok();
     let left: Vec<_> =
@@ -172,27 +112,11 @@ fn chain_is_whole(records: &[JobRecord]) {
     }
 }
 
-/// SIGTERM, then its end with code 0.
-fn stops_within_seconds(mut server: Server) {
-    let kill = std::process::Command::new("kill").arg(server.child.id().to_string()).status().unwrap();
-    assert!(kill.success());
-    let began = Instant::now();
-    let status = loop {
-        if let Some(status) = server.child.try_wait().unwrap() {
-            break status;
-        }
-        assert!(began.elapsed() < Duration::from_secs(60), "it does not stop");
-        std::thread::sleep(Duration::from_millis(10));
-    };
-    assert!(status.success(), "{status}");
-    assert!(server.said().contains("stopped"), "{}", server.said());
-}
-
 #[test]
 fn a_bad_script_raises_the_alarm_with_a_draft_incident_that_can_be_planned() {
     let world = world(71, "");
-    let server = Server::start(&world, "only", free_addr());
-    until("it is ready", || server.get("/readyz").is_some_and(|(status, _)| status == 200));
+    let server = ServeProcess::start(&world, "only");
+    server.is_ready();
     let incident = Incident::delete(&world, 8, Duration::from_millis(20));
     until("the alarm is raised for all", || server.metrics().contains("muster_lost_sites 8"));
     until("health says so", || {
@@ -278,11 +202,9 @@ fn of_two_servers_one_tells_the_webhook_and_no_secret_is_said() {
         "format = 1\nname = \"gone\"\nclass = \"one-site\"\nwindow_seconds = 600\nshard = \"nowhere\"\n",
     )
     .unwrap();
-    let first = Server::start(&world, "first", free_addr());
-    until("the first is ready", || first.get("/readyz").is_some_and(|(status, _)| status == 200));
-    let second = Server::start(&world, "second", free_addr());
-    until("the second answers", || second.get("/healthz").is_some());
+    let (first, second) = (ServeProcess::start(&world, "first"), ServeProcess::start(&world, "second"));
     let both = [&first, &second];
+    both.into_iter().for_each(ServeProcess::is_ready);
     Incident::delete(&world, 8, Duration::from_millis(20));
     world.muster_with("first.toml", &["drill", "run", "drill.toml"]).code(2);
     until("both see both alarms", || {
@@ -323,8 +245,8 @@ fn of_two_servers_one_tells_the_webhook_and_no_secret_is_said() {
             && !receiver.told("drill-failed", "cleared").is_empty()
     });
     assert_eq!(receiver.told("drill-failed", "cleared").len(), 1);
-    stops_within_seconds(second);
-    stops_within_seconds(first);
+    second.stops();
+    first.stops();
 }
 
 #[test]
@@ -339,7 +261,7 @@ fn jobs_that_cannot_succeed_are_said_and_the_service_goes_on() {
         "format = 1\nname = \"window\"\nclass = \"one-site\"\nwindow_seconds = 600\nat = \"2001-01-01T00:00:00Z\"\n",
     )
     .unwrap();
-    let server = Server::start(&world, "only", free_addr());
+    let server = ServeProcess::start(&world, "only");
     let ended = |job: &str, outcome: &str| {
         server.metrics().contains(&format!("muster_job_runs_total{{job=\"{job}\",outcome=\"{outcome}\"}}"))
     };
@@ -353,7 +275,7 @@ fn jobs_that_cannot_succeed_are_said_and_the_service_goes_on() {
         assert!(said.contains(reason), "{reason}: {said}");
     }
     assert_eq!(server.get("/healthz"), Some((200, "ok\n".into())));
-    stops_within_seconds(server);
+    server.stops();
 }
 
 #[test]
