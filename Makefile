@@ -2,7 +2,7 @@
 # PostgreSQL (installed where that can be done) and Go, which builds MinIO once.
 CARGO ?= cargo
 
-.PHONY: help demo demo-postgres services services-down test soak lint bench deny check-tools
+.PHONY: help demo demo-postgres services services-down test soak faults lint bench deny check-tools
 
 help:
 	@echo "make demo    the 883-site incident on the embedded default, about two minutes after the build"
@@ -11,6 +11,7 @@ help:
 	@echo "make services       PostgreSQL and MinIO on loopback, their data in .services"
 	@echo "make services-down  stops them"
 	@echo "make soak    a drill every minute for MINUTES=30 on both stacks, beside writers and with a server killed"
+	@echo "make faults  ROUNDS=50 incidents on both stacks under kill -9, restarts, races and a store that fails"
 	@echo "make lint    formatting, lints and docs only"
 	@echo "make bench   rates as ratios to limits and to the usual ways, on SQLite, PostgreSQL and MinIO; 15 minutes"
 	@echo "make deny    licences and sources of all dependencies (installs cargo-deny if it is missing)"
@@ -57,6 +58,13 @@ MINUTES ?= 30
 soak: services
 	$(CARGO) build --locked -p muster-cli
 	MUSTER_SOAK_MINUTES=$(MINUTES) $(CARGO) test --locked -p muster-tests --test soak -- --nocapture
+
+# Races are two fifths of the rounds: 20 of 50.
+ROUNDS ?= 50
+faults: services
+	$(CARGO) build --locked -p muster-cli
+	MUSTER_FAULT_ROUNDS=$(ROUNDS) $(CARGO) test --locked -p muster-tests --test faults --test postgres_faults --no-fail-fast \
+		-- --nocapture --test-threads=1
 
 bench: check-tools
 	$(CARGO) run --release --locked -p muster-benches
