@@ -249,6 +249,11 @@ impl World {
         let claims = |shard: &Shard| match &shard.database {
             Some(database) => {
                 let mut client = database.connect().expect("a session");
+                // Made by the first run that comes there.
+                let there = client.query_one("SELECT to_regclass('muster.claim') IS NOT NULL", &[]);
+                if !there.expect("an answer").get::<_, bool>(0) {
+                    return 0;
+                }
                 let row = client.query_one("SELECT count(*) FROM muster.claim", &[]).expect("claims");
                 row.get::<_, i64>(0)
             }
