@@ -185,59 +185,92 @@ struct Request {
     body: Vec<u8>,
 }
 
+/// What a client gets.
+struct Answer {
+    bytes: Vec<u8>,
+    /// The connection ends by a reset, as when a machine or a cable fails.
+    reset: bool,
+}
+
+impl Answer {
+    fn reset(bytes: &[u8]) -> Self {
+        Self { bytes: bytes.to_vec(), reset: true }
+    }
+
+    fn refusal(status: u16, reason: &str, code: &str) -> Self {
+        let body = format!(
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>injected</Message></Error>"
+        );
+        let length = body.len();
+        let text = format!(
+            "HTTP/1.1 {status} {reason}\r\nContent-Type: application/xml\r\nContent-Length: {length}\r\n\
+             Connection: close\r\n\r\n{body}"
+        );
+        Self { bytes: text.into_bytes(), reset: false }
+    }
+
+    /// The answer with the fault done to it; whether there was something to do it to.
+    fn harmed(self, fault: Fault, pick: usize) -> (Self, bool) {
+        let body_at = find(&self.bytes, b"\r\n\r\n").map_or(self.bytes.len(), |at| at + 4);
+        let good = self.bytes.starts_with(b"HTTP/1.1 2");
+        let has_body = good && !self.reset && self.bytes.len() > body_at + 1;
+        let half = body_at + (self.bytes.len() - body_at) / 2;
+        match fault {
+            Fault::LandedRefused if good => {
+                (Self::refusal(500, "Internal Server Error", "InternalError"), true)
+            }
+            Fault::LandedReset if good => (Self::reset(&[]), true),
+            Fault::ResetBody if has_body => (Self::reset(&self.bytes[..half]), true),
+            Fault::ShortBody if has_body => (Self { bytes: self.bytes[..half].to_vec(), reset: false }, true),
+            // Not the framing of a body in chunks.
+            Fault::FlippedRead if has_body && header(&self.bytes, "content-length").is_some() => {
+                let mut harmed = self;
+                flip(&mut harmed.bytes[body_at..], pick);
+                (harmed, true)
+            }
+            _ => (self, false),
+        }
+    }
+}
+
 async fn exchange(mut client: TcpStream, shared: &Shared) -> std::io::Result<()> {
-    let Some(mut request) = receive(&mut client).await? else { return Ok(()) };
+    let Some(request) = receive(&mut client).await? else { return Ok(()) };
     let asked = shared.note(&request);
     let harm = shared.at_work.load(Ordering::SeqCst);
     let fault = harm.then(|| (shared.schedule)(&asked)).flatten();
-    let done = |fault: Fault| *lock(&shared.injected).entry(fault).or_default() += 1;
     let pick = usize::try_from(asked.draw(1) % (1 << 32)).expect("32 bits");
+    let (answer, done) = match fault {
+        None => (ask(shared.upstream, &request).await?, false),
+        Some(fault) => faulty(fault, pick, request, shared.upstream).await?,
+    };
+    if let Some(fault) = fault.filter(|_| done) {
+        *lock(&shared.injected).entry(fault).or_default() += 1;
+    }
+    client.write_all(&answer.bytes).await?;
+    if answer.reset { client.set_zero_linger() } else { client.shutdown().await }
+}
+
+/// The answer under a fault, and whether the fault was done.
+async fn faulty(
+    fault: Fault,
+    pick: usize,
+    mut request: Request,
+    upstream: SocketAddr,
+) -> std::io::Result<(Answer, bool)> {
     match fault {
-        Some(fault @ Fault::SlowDown) => {
-            done(fault);
-            return client.write_all(&refusal(503, "Slow Down", "SlowDown")).await;
-        }
-        Some(fault @ Fault::Lost) => {
-            done(fault);
-            return reset(client);
-        }
-        Some(fault @ Fault::Delayed) => {
-            done(fault);
+        Fault::SlowDown => return Ok((Answer::refusal(503, "Slow Down", "SlowDown"), true)),
+        Fault::Lost => return Ok((Answer::reset(&[]), true)),
+        Fault::Delayed => {
             tokio::time::sleep(Duration::from_millis(pick as u64 % DELAY_MILLISECONDS_MAX)).await;
+            return Ok((ask(upstream, &request).await?, true));
         }
-        Some(fault @ Fault::FlippedWrite) => {
-            done(fault);
+        Fault::FlippedWrite => {
             flip(&mut request.body, pick);
+            return Ok((ask(upstream, &request).await?, true));
         }
         _ => {}
     }
-    let (mut answer, whole) = ask(shared.upstream, &request).await?;
-    let Some(body_at) = find(&answer, b"\r\n\r\n").map(|at| at + 4) else { return reset(client) };
-    let good = answer.starts_with(b"HTTP/1.1 2");
-    let has_body = whole && good && answer.len() > body_at + 1;
-    match fault {
-        Some(fault @ Fault::LandedRefused) if good => {
-            done(fault);
-            return client.write_all(&refusal(500, "Internal Server Error", "InternalError")).await;
-        }
-        Some(fault @ Fault::LandedReset) if good => {
-            done(fault);
-            return reset(client);
-        }
-        Some(fault @ (Fault::ResetBody | Fault::ShortBody)) if has_body => {
-            done(fault);
-            client.write_all(&answer[..body_at + (answer.len() - body_at) / 2]).await?;
-            return if fault == Fault::ResetBody { reset(client) } else { client.shutdown().await };
-        }
-        // Not the framing of a body in chunks.
-        Some(fault @ Fault::FlippedRead) if has_body && header(&answer, "content-length").is_some() => {
-            done(fault);
-            flip(&mut answer[body_at..], pick);
-        }
-        _ => {}
-    }
-    client.write_all(&answer).await?;
-    if whole { client.shutdown().await } else { reset(client) }
+    Ok(ask(upstream, &request).await?.harmed(fault, pick))
 }
 
 impl Shared {
@@ -275,8 +308,8 @@ async fn receive(client: &mut TcpStream) -> std::io::Result<Option<Request>> {
     Ok(Some(Request { head: String::from_utf8_lossy(&bytes).into_owned(), body }))
 }
 
-/// The store's answer, and whether it ended in good order.
-async fn ask(upstream: SocketAddr, request: &Request) -> std::io::Result<(Vec<u8>, bool)> {
+/// The store's answer, as far as it came.
+async fn ask(upstream: SocketAddr, request: &Request) -> std::io::Result<Answer> {
     let mut store = TcpStream::connect(upstream).await?;
     let mut head = String::new();
     for line in request.head.trim_end().split("\r\n") {
@@ -289,25 +322,9 @@ async fn ask(upstream: SocketAddr, request: &Request) -> std::io::Result<(Vec<u8
     store.write_all(head.as_bytes()).await?;
     // A store that refuses early does not read on; its answer says why.
     let _ = store.write_all(&request.body).await;
-    let mut answer = Vec::new();
-    let whole = store.read_to_end(&mut answer).await.is_ok();
-    Ok((answer, whole))
-}
-
-fn reset(client: TcpStream) -> std::io::Result<()> {
-    client.set_zero_linger()
-}
-
-fn refusal(status: u16, reason: &str, code: &str) -> Vec<u8> {
-    let body = format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code><Message>injected</Message></Error>"
-    );
-    let length = body.len();
-    format!(
-        "HTTP/1.1 {status} {reason}\r\nContent-Type: application/xml\r\nContent-Length: {length}\r\n\
-         Connection: close\r\n\r\n{body}"
-    )
-    .into_bytes()
+    let mut bytes = Vec::new();
+    let reset = store.read_to_end(&mut bytes).await.is_err() || bytes.is_empty();
+    Ok(Answer { bytes, reset })
 }
 
 fn flip(body: &mut [u8], pick: usize) {

@@ -11,6 +11,9 @@ use super::{Stack, strike_and_plan};
 
 const VICTIMS: usize = 4;
 
+/// Whatever reads a log that is never compacted takes longer from round to round.
+const COMPACT_EVERY: usize = 4;
+
 /// What is killed; each comes back at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Harm {
@@ -39,6 +42,9 @@ pub(crate) fn every_round_ends_as_the_oracle_says(stack: Stack, default_seed: u6
     let mut done = BTreeMap::<Harm, usize>::new();
     for round in 0..rounds {
         series.world.serve_and_follow(port);
+        if round > 0 && round % COMPACT_EVERY == 0 {
+            series.world.muster(&["repo", "compact"]).ok();
+        }
         let mut rng = ChaCha8Rng::seed_from_u64(series.world.seed.wrapping_add(round as u64));
         let services = Harm::services(stack);
         let mut harms = [Harm::Engine, services[round % services.len()]];
