@@ -5,11 +5,14 @@ CARGO ?= cargo
 # Of `make soak`: how long it is.
 MINUTES ?= 30
 
+# Of `make faults`: races are two fifths of the rounds, 20 of 50.
+ROUNDS ?= 50
+
 # Of `make sim`: how many runs, and the seed of the first.
 SEEDS ?= 1000
 FIRST_SEED ?= 1
 
-.PHONY: help demo demo-postgres services services-down test soak sim lint bench deny check-tools
+.PHONY: help demo demo-postgres services services-down test soak sim faults lint bench deny check-tools
 
 help:
 	@echo "make demo    the 883-site incident on the embedded default, about two minutes after the build"
@@ -19,6 +22,7 @@ help:
 	@echo "make services-down  stops them"
 	@echo "make soak    a drill every minute for MINUTES=30 on both stacks, beside writers and with a server killed"
 	@echo "make sim     SEEDS simulated runs from FIRST_SEED on, with crashes, faults and rivals (docs/simulator.md)"
+	@echo "make faults  ROUNDS=50 incidents on both stacks under kill -9, restarts, races and a store that fails"
 	@echo "make lint    formatting, lints and docs only"
 	@echo "make bench   rates as ratios to limits and to the usual ways, on SQLite, PostgreSQL and MinIO; 15 minutes"
 	@echo "make deny    licences and sources of all dependencies (installs cargo-deny if it is missing)"
@@ -67,6 +71,11 @@ soak: services
 
 sim: check-tools
 	$(CARGO) run --quiet --release --locked -p muster-sim -- --seeds $(SEEDS) --first-seed $(FIRST_SEED)
+
+faults: services
+	$(CARGO) build --locked -p muster-cli
+	MUSTER_FAULT_ROUNDS=$(ROUNDS) $(CARGO) test --locked -p muster-tests --test faults --test postgres_faults --no-fail-fast \
+		-- --nocapture --test-threads=1
 
 bench: check-tools
 	$(CARGO) run --release --locked -p muster-benches

@@ -23,9 +23,13 @@ pub struct Incident {
 impl Incident {
     /// Deletes `victims` sites one after another.
     pub fn delete(world: &World, victims: usize, pace: Duration) -> Self {
-        let victims = world.fleet.pick_victims(victims);
+        Self::delete_these(world, &world.fleet.pick_victims(victims), pace)
+    }
+
+    /// Deletes these sites, given by their index, one after another.
+    pub fn delete_these(world: &World, victims: &[usize], pace: Duration) -> Self {
         let from = now();
-        let log = world.fleet.delete_victims(&victims, pace).expect("the bad script runs");
+        let log = world.fleet.delete_victims(victims, pace).expect("the bad script runs");
         Self { log, from }
     }
 
@@ -65,9 +69,10 @@ impl Incident {
                 );
             }
         }
-        // PostgreSQL is exact to the commit.
-        let interval = if world.is_on_services() { 0 } else { POLL_MICROS_MAX };
-        world.fleet.judge(&self.log, &reached, interval).expect("the judge can read the shards")
+        world
+            .fleet
+            .judge(&self.log, &reached, world.poll_micros_max())
+            .expect("the judge can read the shards")
     }
 
     /// Fails on any difference between the fleet and the truth.
@@ -86,6 +91,11 @@ impl Incident {
 }
 
 impl World {
+    /// What the oracle allows between a recovery point and its last missing commit. PostgreSQL is exact to the commit.
+    pub(crate) fn poll_micros_max(&self) -> i64 {
+        if self.is_on_services() { 0 } else { POLL_MICROS_MAX }
+    }
+
     /// The report of a run as its JSON says.
     #[track_caller]
     pub fn report(&self, run: &str) -> Report {

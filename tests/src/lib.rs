@@ -4,7 +4,8 @@
 //! are databases of the shared PostgreSQL, and its repository a bucket of the shared MinIO. Commands
 //! run as a user runs them ([`World::muster`], answered by [`Ran`]) or are watched and killed ([`Engine`]). The judge is
 //! the oracle of `muster-demo`, which shares no code with Muster; for [`Tenants`], it is `pg_dump`. A [`Folder`] is for shards and repositories that a test
-//! brings along; [`transaction_ends`] is PostgreSQL's own word on the order of its commits.
+//! brings along; a [`Series`] is one fleet with incident after incident; a [`Proxy`] stands between Muster and its store, and
+//! harms what passes; [`transaction_ends`] is PostgreSQL's own word on the order of its commits.
 //!
 //! # Invariants
 //! - Nothing here waits by time: [`until`] looks for a condition and fails at a deadline.
@@ -26,9 +27,11 @@ mod folder;
 mod harm;
 mod incident;
 mod page;
+mod proxy;
 mod rows;
 mod saved;
 mod seed;
+mod series;
 mod serve;
 mod server;
 mod services;
@@ -45,9 +48,11 @@ pub use folder::Folder;
 pub use harm::{Harmed, Mount};
 pub use incident::{Incident, now};
 pub use page::Page;
+pub use proxy::{Asked, Fault, Proxy, Schedule, drawn};
 pub use rows::{Owned, Row, Rows, connect, differences, rows, rows_of, without_added};
 pub use saved::Saved;
-pub use seed::{cases, seed};
+pub use seed::{cases, fault_rounds, seed};
+pub use series::Series;
 pub use serve::ServeProcess;
 pub use shard::{copy_shard, query, query_text, rows_of_site};
 pub use tenants::{Tenants, assert_same_dump};

@@ -14,6 +14,12 @@ pub fn cases(default: u64) -> u64 {
     number("MUSTER_CASES").unwrap_or(default)
 }
 
+/// How many rounds a loop of faults goes: `MUSTER_FAULT_ROUNDS`, or a few.
+pub fn fault_rounds() -> usize {
+    let rounds = number("MUSTER_FAULT_ROUNDS").unwrap_or(4);
+    usize::try_from(rounds).expect("so many rounds have no end")
+}
+
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name} is not a number: `{text}`")))

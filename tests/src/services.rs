@@ -1,5 +1,6 @@
 //! One world's PostgreSQL and MinIO: a part of the shared ones, or servers of its own, which may be crashed.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -62,6 +63,10 @@ impl Services {
 
     pub(crate) fn repository(&self) -> RepositoryPlace {
         RepositoryPlace::Endpoint { url: self.minio.endpoint() }
+    }
+
+    pub(crate) fn s3_addr(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.minio.port()))
     }
 
     /// For the environment of commands.

@@ -1,5 +1,6 @@
 //! A fleet, its repository, and the commands over them.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use tempfile::TempDir;
 use crate::command::Ran;
 use crate::server::Server;
 use crate::services::Services;
+use crate::shard::query;
 
 /// Between two polls of a shard under `capture --follow`.
 const POLL_INTERVAL_MILLISECONDS: u64 = 1000;
@@ -231,6 +233,78 @@ impl World {
     pub fn download_repository(&self, to: &Path) {
         std::fs::create_dir(to).expect("a folder");
         self.services.as_ref().expect("a world on PostgreSQL and MinIO").download(to);
+    }
+
+    /// Where its S3 server listens.
+    pub fn s3_addr(&self) -> SocketAddr {
+        match &self.services {
+            Some(services) => services.s3_addr(),
+            None => SocketAddr::from((Ipv4Addr::LOCALHOST, self.server.as_ref().expect("an S3 server").port)),
+        }
+    }
+
+    /// From here on commands go to `addr` for the repository, and serve it no more themselves.
+    pub fn reach_repository_at(&mut self, addr: SocketAddr) {
+        let topology = std::fs::read_to_string(self.path("muster.toml")).expect("a topology");
+        let line = |line: &str| match line.split(' ').next() {
+            Some("endpoint") => format!("endpoint = \"http://{addr}\"\n"),
+            Some("embedded") => String::new(),
+            _ => format!("{line}\n"),
+        };
+        let topology: String = topology.lines().map(line).collect();
+        std::fs::write(self.path("muster.toml"), topology).expect("a topology");
+        if self.services.is_none() {
+            let credentials = self.path("s3/.muster/credentials").display().to_string();
+            self.set("AWS_SHARED_CREDENTIALS_FILE", Some(&credentials));
+        }
+    }
+
+    /// `kill -9` of the S3 server. MinIO is started again; of an embedded repository, whoever of Muster is at work serves on.
+    pub fn crash_object_store(&mut self) {
+        match &mut self.services {
+            Some(services) => services.crash_minio(),
+            None => drop(self.server.take()),
+        }
+    }
+
+    /// An embedded repository has a server of its own again, and capture follows. Nothing else may be at work.
+    pub fn serve_and_follow(&mut self, port: u16) {
+        if self.services.is_none() && self.server.is_none() {
+            self.stop_helpers();
+            self.start_server(port);
+        }
+        if self.helpers.is_empty() {
+            self.follow();
+        }
+    }
+
+    /// A command as another machine would run it: in a folder of its own, where there is nothing but the topology.
+    pub fn command_elsewhere(&self, dir: &Path, args: &[&str]) -> Command {
+        std::fs::copy(self.path("muster.toml"), dir.join("muster.toml")).expect("a topology");
+        let mut command = self.command(args);
+        command.current_dir(dir).envs([("HOME", dir), ("TMPDIR", dir)]);
+        command
+    }
+
+    /// Stores that some run claims, over all shards.
+    pub fn claims(&self) -> u64 {
+        let claims = |shard: &Shard| match &shard.database {
+            Some(database) => {
+                let mut client = database.connect().expect("a session");
+                // Made by the first run that comes there.
+                let there = client.query_one("SELECT to_regclass('muster.claim') IS NOT NULL", &[]);
+                if !there.expect("an answer").get::<_, bool>(0) {
+                    return 0;
+                }
+                let row = client.query_one("SELECT count(*) FROM muster.claim", &[]).expect("claims");
+                row.get::<_, i64>(0)
+            }
+            None => match query(&shard.path, "SELECT count(*) FROM _muster_claim")[0][0] {
+                rusqlite::types::Value::Integer(count) => count,
+                ref other => panic!("{other:?}"),
+            },
+        };
+        self.fleet.shards.iter().map(|shard| claims(shard).unsigned_abs()).sum()
     }
 
     /// Crashes the world's own PostgreSQL, and starts it again.

@@ -192,15 +192,7 @@ fn an_engine_that_was_asleep_is_fenced(scene: &Scene) {
         asleep.wait_for(Moment::Journal((scene.journal / 4).max(3))),
         "it ended before it was put to sleep"
     );
-    // Not within a publish: its lock would stop everyone, as it must.
-    until("a moment between two publishes", || {
-        asleep.sleep();
-        let free = scene.world.fleet.shards.iter().all(|shard| can_be_written(&shard.path));
-        if !free {
-            asleep.signal("CONT");
-        }
-        free
-    });
+    asleep.sleep_between_publishes(&scene.world);
     scene.world.muster(RESUME).ok();
     scene.is_restored();
     asleep.signal("CONT");
@@ -213,10 +205,4 @@ fn was_told_who(ran: Ran) {
     let ran = ran.code(4).says(&["run crash", "nothing is lost", "muster status crash"]);
     let who = ["is held by", "was taken over by"];
     assert!(who.iter().any(|who| ran.stderr.contains(who)), "it does not say who holds the run: {ran}");
-}
-
-fn can_be_written(shard: &std::path::Path) -> bool {
-    let connection = rusqlite::Connection::open(shard).unwrap();
-    connection.busy_timeout(Duration::ZERO).unwrap();
-    connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK").is_ok()
 }

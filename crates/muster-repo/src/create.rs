@@ -49,12 +49,14 @@ pub async fn settle(store: &impl ConditionalStore, key: &str, body: Bytes) -> Re
             Attempt::Refused => {}
             Attempt::Unknown(error) => last = Some(error),
         }
-        match store.read_back().await {
-            Ok(Some(found)) if found == body => return Ok(Creation::Mine),
-            Ok(Some(found)) => return Ok(Creation::Other(found)),
-            Ok(None) => {}
-            // Reading has patience of its own: when it gives up, so does this.
-            Err(error) => return Err(error),
+        // Reading has patience of its own: when it gives up, so does this.
+        match store.read_back().await? {
+            Some(found) if found == body => return Ok(Creation::Mine),
+            // It may be ours, harmed on its way here: nobody loses a slot by one reading.
+            Some(found) if store.read_back().await?.as_ref() == Some(&found) => {
+                return Ok(Creation::Other(found));
+            }
+            _ => {}
         }
     }
     Err(last.unwrap_or_else(|| {
@@ -64,4 +66,38 @@ pub async fn settle(store: &impl ConditionalStore, key: &str, body: Bytes) -> Re
             "check the object store for a stuck conditional write, then run the command again",
         )
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Refuses every create, and gives these readings one after another, the last for ever.
+    struct Taken(Mutex<Vec<&'static str>>);
+
+    impl ConditionalStore for Taken {
+        async fn try_create(&self, _: Bytes) -> Result<Attempt, RepoError> {
+            Ok(Attempt::Refused)
+        }
+
+        async fn read_back(&self) -> Result<Option<Bytes>, RepoError> {
+            let mut readings = self.0.lock().unwrap();
+            let reading = if readings.len() > 1 { readings.remove(0) } else { readings[0] };
+            Ok(Some(Bytes::from(reading)))
+        }
+    }
+
+    async fn settled(readings: &[&'static str]) -> Creation {
+        let taken = Taken(Mutex::new(readings.to_vec()));
+        settle(&taken, "k", Bytes::from("ours")).await.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reading_that_was_harmed_on_its_way_costs_nobody_a_slot() {
+        assert_eq!(settled(&["ourz", "ours"]).await, Creation::Mine);
+        assert_eq!(settled(&["theirz", "theirs"]).await, Creation::Other("theirs".into()));
+        assert_eq!(settled(&["theirs"]).await, Creation::Other("theirs".into()));
+    }
 }

@@ -151,6 +151,14 @@ impl RangeReader {
         self.read(&object.key, chunk.offset, chunk.bytes).await
     }
 
+    /// The same, asked of the object store anew and by itself: for bytes that came damaged, perhaps on their way only.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub async fn chunk_again(&self, object: &ObjectInfo, chunk: &Chunk) -> Result<Bytes, RepoError> {
+        self.inner.fetch(&object.key, chunk.offset, chunk.bytes).await
+    }
+
     /// A range. One that was not announced is read by itself.
     ///
     /// # Errors

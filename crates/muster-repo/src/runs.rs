@@ -1,15 +1,16 @@
 //! A run's objects: its plan and its journal.
 
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use muster_types::RunId;
 use muster_types::format;
 use muster_types::journal::JournalEntry;
 use muster_types::plan::Plan;
+use muster_types::{Digest, RunId};
 
 use crate::document::{from_json, from_json_zstd, to_json, to_json_zstd};
-use crate::error::RepoError;
+use crate::error::{RepoError, RepoErrorKind};
 use crate::keys;
-use crate::objects::Creation;
+use crate::objects::{Creation, Objects};
 use crate::repository::Repository;
 
 /// Entries read at once: they are small, and a run's journal has thousands.
@@ -61,7 +62,7 @@ impl RunObjects {
             Creation::Mine => Ok(()),
             Creation::Other(theirs) if from_json_zstd::<Plan>(&key, &theirs)?.id == plan.id => Ok(()),
             Creation::Other(_) => Err(RepoError::new(
-                crate::RepoErrorKind::Misuse,
+                RepoErrorKind::Misuse,
                 format!("run `{}` has another plan already", self.run),
                 "give the run another name, or `muster resume` the one that is there",
             )),
@@ -74,12 +75,14 @@ impl RunObjects {
     /// What the object store answers; a damaged or newer plan.
     pub async fn get_plan(&self) -> Result<Option<Plan>, RepoError> {
         let key = keys::plan(&self.run);
-        let Some(body) = self.repository.objects().get(&key).await? else { return Ok(None) };
-        let plan: Plan = from_json_zstd(&key, &body)?;
-        if plan.content_id() != plan.id {
-            return Err(RepoError::damaged(&key, "its content does not have the digest that is its id"));
-        }
-        Ok(Some(plan))
+        let whole = |body: &Bytes| {
+            let plan: Plan = from_json_zstd(&key, body)?;
+            if plan.content_id() != plan.id {
+                return Err(RepoError::damaged(&key, "its content does not have the digest that is its id"));
+            }
+            Ok(plan)
+        };
+        read(self.repository.objects().as_ref(), &key, whole).await
     }
 
     /// Puts another plan in the place of that of a run that has ended.
@@ -100,9 +103,9 @@ impl RunObjects {
     pub async fn append(&self, entry: &JournalEntry) -> Result<Appended, RepoError> {
         debug_assert_eq!(entry.format, format::FORMAT, "entries are written in the current format");
         let key = keys::journal_entry(&self.run, entry.sequence);
-        match self.repository.objects().create(&key, to_json(entry)?).await? {
+        match self.repository.objects().create(&key, sealed(&to_json(entry)?)).await? {
             Creation::Mine => Ok(Appended::Mine),
-            Creation::Other(theirs) => Ok(Appended::Other(Box::new(from_json(&key, &theirs)?))),
+            Creation::Other(theirs) => Ok(Appended::Other(Box::new(entry_of(&key, &theirs)?))),
         }
     }
 
@@ -122,12 +125,81 @@ impl RunObjects {
         }
         let entries: Vec<JournalEntry> = futures::stream::iter(found)
             .map(|entry| async move {
-                let body = self.repository.objects().get(&entry.key).await?;
-                from_json(&entry.key, &body.ok_or_else(|| RepoError::not_found(&entry.key))?)
+                let objects = self.repository.objects().as_ref();
+                let found = read(objects, &entry.key, |body| entry_of(&entry.key, body)).await?;
+                found.ok_or_else(|| RepoError::not_found(&entry.key))
             })
             .buffered(READS_AT_ONCE)
             .try_collect()
             .await?;
         Ok(entries)
+    }
+}
+
+/// Reads an object; one that came damaged is read once more, since it may have been harmed on its way only.
+async fn read<T>(
+    objects: &dyn Objects,
+    key: &str,
+    parse: impl Fn(&Bytes) -> Result<T, RepoError>,
+) -> Result<Option<T>, RepoError> {
+    let Some(body) = objects.get(key).await? else { return Ok(None) };
+    match parse(&body) {
+        Err(error) if matches!(error.kind, RepoErrorKind::Damaged { .. }) => {
+            objects.get(key).await?.as_ref().map(parse).transpose()
+        }
+        parsed => parsed.map(Some),
+    }
+}
+
+/// What an entry begins with: the digest of all that follows the comma behind it. A flipped digit would be valid JSON.
+const SEAL: &str = "{\"digest\":\"";
+
+fn sealed(json: &[u8]) -> Bytes {
+    let rest = json.strip_prefix(b"{").unwrap_or(json);
+    [format!("{SEAL}{}\",", Digest::of(rest)).as_bytes(), rest].concat().into()
+}
+
+/// An entry, checked against its digest. Those of before had none.
+fn entry_of(key: &str, body: &[u8]) -> Result<JournalEntry, RepoError> {
+    if let Some(behind) = body.strip_prefix(SEAL.as_bytes()) {
+        let split = behind.windows(2).position(|two| two == b"\",").unwrap_or(behind.len());
+        let (digest, rest) = behind.split_at(split);
+        let rest = rest.get(2..).unwrap_or_default();
+        if digest != Digest::of(rest).to_string().as_bytes() {
+            return Err(RepoError::damaged(key, "its content does not have the digest that it begins with"));
+        }
+    }
+    from_json(key, body)
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_types::{Epoch, Timestamp};
+
+    use super::*;
+
+    #[test]
+    fn every_flipped_bit_of_an_entry_is_noticed_or_harmless() {
+        let entry = JournalEntry {
+            format: format::FORMAT,
+            run: RunId::new("r").unwrap(),
+            sequence: 7,
+            epoch: Epoch(3),
+            writer: "host:1".to_owned(),
+            attempt: 9,
+            at: Timestamp::from_micros(1_650_000_000_000_000),
+            records: Vec::new(),
+        };
+        let json = to_json(&entry).unwrap();
+        let body = sealed(&json);
+        assert_eq!(entry_of("k", &body).unwrap(), entry);
+        assert_eq!(entry_of("k", &json).unwrap(), entry, "one without a digest");
+        for bit in 0..body.len() * 8 {
+            let mut flipped = body.to_vec();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            if let Ok(read) = entry_of("k", &flipped) {
+                assert_eq!(read, entry, "bit {bit}");
+            }
+        }
     }
 }

@@ -50,7 +50,7 @@ use crate::driver::StoreDriver;
 use crate::error::EngineError;
 use crate::events::Events;
 use crate::fault::Faults;
-use crate::journal::{TakeOver, Writer};
+use crate::journal::{JournalError, TakeOver, Writer};
 use crate::scheduler::{RetryPolicy, Scheduler};
 
 /// Drivers by shard.
@@ -176,7 +176,9 @@ impl Engine {
         let history = crate::journal::read_run(&self.repository, run).await?;
         self.check_drivers(&history.plan)?;
         let taken = TakeOver::take(&self.repository, run, &self.writer()).await?;
-        abandon::abandon(taken, &self.drivers, &self.options, reason).await
+        let epoch = taken.epoch();
+        let abandoned = abandon::abandon(taken, &self.drivers, &self.options, reason).await;
+        self.told_who(abandoned, run, epoch).await
     }
 
     /// Gives up the run of a drill, whose shards need not be there any more: says so in the journal and does nothing else. A
@@ -198,9 +200,30 @@ impl Engine {
     }
 
     async fn work(&self, taken: TakeOver, cancel: &Cancel) -> Result<RunSummary, EngineError> {
+        let (run, epoch) = (taken.history.run.clone(), taken.epoch());
         let mut engine = self.clone();
         engine.options.clock = self.options.clock.steady();
-        drive::drive(&engine, taken, cancel).await
+        let driven = drive::drive(&engine, taken, cancel).await;
+        self.told_who(driven, &run, epoch).await
+    }
+
+    /// A shard knows only that a later engine has the run; the journal, which that one won first, knows which.
+    async fn told_who<T>(
+        &self,
+        outcome: Result<T, EngineError>,
+        run: &RunId,
+        epoch: Epoch,
+    ) -> Result<T, EngineError> {
+        let Err(EngineError::FencedInShard { .. }) = outcome else { return outcome };
+        // The shard's word stands where the journal cannot be read.
+        let Ok(history) = crate::journal::read_run(&self.repository, run).await else { return outcome };
+        match history.state.takings().last() {
+            Some((held, by, at)) if *held > epoch => {
+                let (run, by, epoch, at) = (run.clone(), by.clone(), *held, *at);
+                Err(JournalError::Fenced { run, by, epoch, at }.into())
+            }
+            _ => outcome,
+        }
     }
 
     fn check_drivers(&self, plan: &Plan) -> Result<(), EngineError> {

@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use crate::chunk;
-use crate::error::RepoError;
+use crate::error::{RepoError, RepoErrorKind};
 use crate::range::RangeReader;
 
 /// Chunks fetched ahead: with chunks of 1 MiB of text, enough to keep a core busy at 20 ms a request.
@@ -64,7 +64,13 @@ impl Chunks {
         let ended = |error| RepoError::misuse(format!("a fetching task ended early: {error}"));
         let bytes = fetch.await.map_err(ended)??;
         self.source.bytes_read.fetch_add(chunk.bytes, Ordering::Relaxed);
-        let text = chunk::decode(&self.object.key, &chunk, &bytes)?;
+        let text = match chunk::decode(&self.object.key, &chunk, &bytes) {
+            Err(error) if matches!(error.kind, RepoErrorKind::Damaged { .. }) => {
+                let again = self.source.reader.chunk_again(&self.object, &chunk);
+                chunk::decode(&self.object.key, &chunk, &self.source.runtime.block_on(again)?)?
+            }
+            decoded => decoded?,
+        };
         Ok(Some((chunk, text)))
     }
 }

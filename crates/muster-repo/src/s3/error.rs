@@ -90,7 +90,9 @@ fn sort_answer(doing: &str, code: &str, status: u16, answer: &str) -> Failure {
         ("NoSuchKey" | "NotFound", _) | (_, 404) => Failure::Absent,
         (_, 409 | 412) => Failure::Refused,
         (_, 416) => Failure::BeyondEnd,
-        ("SlowDown" | "RequestTimeout" | "InternalError" | "ServiceUnavailable", _)
+        // What came is not what was signed: it was harmed on its way, and is sent again.
+        ("XAmzContentSHA256Mismatch" | "XAmzContentChecksumMismatch" | "BadDigest" | "IncompleteBody", _)
+        | ("SlowDown" | "RequestTimeout" | "InternalError" | "ServiceUnavailable", _)
         | (_, 408 | 429 | 500..) => Failure::Transient(unavailable(doing, answer)),
         _ => refusal(
             RepoErrorKind::Misuse,
@@ -173,6 +175,7 @@ mod tests {
         assert_eq!(kind("", 403), Some(RepoErrorKind::Denied), "HEAD answers have no body");
         assert_eq!(kind("NoSuchBucket", 404), Some(RepoErrorKind::NoBucket));
         assert_eq!(kind("SlowDown", 503), Some(RepoErrorKind::Unavailable));
+        assert_eq!(kind("XAmzContentSHA256Mismatch", 400), Some(RepoErrorKind::Unavailable));
         assert_eq!(kind("XMinioStorageFull", 507), Some(RepoErrorKind::Full));
         assert_eq!(kind("StorageFull", 507), Some(RepoErrorKind::Full), "the embedded server's");
         assert!(matches!(sort_answer("", "PreconditionFailed", 412, ""), Failure::Refused));

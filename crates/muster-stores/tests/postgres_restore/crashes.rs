@@ -67,3 +67,20 @@ async fn a_commit_without_an_answer_is_resolved_by_the_record() {
     let published = fresh.publish(&work, &staged).await.unwrap();
     assert_eq!(published.rows, 2000);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn staging_that_a_frozen_engine_holds_is_taken_from_it() {
+    let world = World::new(TABLES, &[("t", tenant("site"))]).await;
+    let snapshot = world.snapshot("a").await;
+    let work = snapshot.work("a", "run-1");
+    world.begin(&work).await;
+    world.stage(&work, &snapshot).await.unwrap();
+    let table = world.ask("SELECT format('muster.%I', name) FROM muster.staging").await;
+    // As in the middle of a COPY.
+    let frozen = world.database.muster().await;
+    frozen.batch_execute(&format!("BEGIN; LOCK TABLE {table} IN ROW EXCLUSIVE MODE")).await.unwrap();
+    world.driver.release(&work.run, std::slice::from_ref(&work.store)).await.unwrap();
+    assert_eq!(world.ask("SELECT count(*) FROM muster.staging").await, "0");
+    assert_eq!(world.ask(&format!("SELECT to_regclass('{table}') IS NULL")).await, "true");
+    frozen.batch_execute("COMMIT").await.unwrap_err();
+}

@@ -23,6 +23,7 @@ use muster_types::table::{CapturedTable, TableDef};
 use muster_types::{Digest, RunId, SiteId, StoreId};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, CopyInSink, Error};
 
@@ -313,15 +314,42 @@ pub(super) async fn remove(
         .map_err(failed)?;
     for row in tables {
         let name: String = row.get(0);
-        let sql = format!(
-            "BEGIN; SET LOCAL lock_timeout = '10s'; SELECT pg_advisory_xact_lock({DDL_LOCK}); \
-             DROP TABLE IF EXISTS muster.{}; DELETE FROM muster.staging WHERE name = {}; COMMIT",
-            quote(&name),
-            crate::postgres::schema::literal(&name),
-        );
-        client.batch_execute(&sql).await.map_err(failed)?;
+        drop_table(client, &name).await.map_err(failed)?;
         shard.forget_staging();
     }
+    Ok(())
+}
+
+async fn drop_table(client: &Client, name: &str) -> Result<(), Error> {
+    let sql = format!(
+        "BEGIN; SET LOCAL lock_timeout = '10s'; SELECT pg_advisory_xact_lock({DDL_LOCK}); \
+         DROP TABLE IF EXISTS muster.{}; DELETE FROM muster.staging WHERE name = {}; COMMIT",
+        quote(name),
+        crate::postgres::schema::literal(name),
+    );
+    match client.batch_execute(&sql).await {
+        Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+            client.batch_execute("ROLLBACK").await?;
+            end_holders(client, name).await?;
+            client.batch_execute(&sql).await
+        }
+        dropped => dropped,
+    }
+}
+
+/// Ends the sessions of Muster that hold a staging table which no claim needs any more: they are of an engine that froze or
+/// lost its network in the middle of a COPY, which no timeout of the server ends.
+async fn end_holders(client: &Client, name: &str) -> Result<(), Error> {
+    let ended = client
+        .execute_typed(
+            "SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid \
+             WHERE l.relation = to_regclass('muster.' || quote_ident($1)) AND l.granted \
+             AND a.datname = current_database() AND a.usename = current_user \
+             AND a.application_name = 'muster' AND l.pid <> pg_backend_pid()",
+            &[(&name, Type::TEXT)],
+        )
+        .await?;
+    tracing::warn!(table = name, ended, "ended sessions of an earlier engine that held a staging table");
     Ok(())
 }
 
