@@ -36,6 +36,8 @@ pub enum ErrorClass {
     Throttled,
     /// The other side is not there: it restarts, recovers or fails over. Waiting helps, for minutes if need be.
     Unavailable,
+    /// The repository does not answer, or asks for less: nothing is wrong with the shard.
+    RepositoryAway,
     /// It is not known whether the effect took place: ask (fence, publish records) before trying again.
     Ambiguous,
     /// A higher epoch holds the run: this engine must stop.

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use muster_types::plan::StepKey;
 use muster_types::{Epoch, PlanId, RunId, ShardName, SiteId, Timestamp};
+use serde::Serialize;
 use tokio::sync::mpsc;
 
 /// One thing that happened.
@@ -99,7 +100,7 @@ pub enum Event {
 }
 
 /// Amounts of work.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Work {
     /// Sites handed back.
     pub sites: u64,

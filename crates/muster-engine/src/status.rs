@@ -1,24 +1,25 @@
 //! Where a run stands: counts, current steps, time left. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
-use muster_types::journal::Outcome;
+use muster_types::journal::{Outcome, Pause, Restraint};
 use muster_types::plan::{Plan, PlanStep, StepKey};
 use muster_types::report::{Failure, RunStatus};
 use muster_types::{Epoch, RunId, Timestamp};
+use serde::Serialize;
 
 use crate::events::Work;
 use crate::journal::{RunHistory, RunState, StepPhase, StepState};
 
 /// A run at one moment.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Status {
     /// The run.
     pub run: RunId,
     /// Where it stands.
     pub status: RunStatus,
-    /// The engine that holds it: epoch, host and process, since when.
-    pub held_by: Option<(Epoch, String, Timestamp)>,
+    /// The engine that holds it.
+    pub held_by: Option<Holder>,
     /// When it was opened.
     pub opened_at: Option<Timestamp>,
     /// The latest time in its journal.
@@ -29,18 +30,57 @@ pub struct Status {
     pub done: Work,
     /// Steps by verb (`stage`, `publish`, …) and phase.
     pub steps: BTreeMap<&'static str, PhaseCounts>,
-    /// Steps that are running: attempt and start.
-    pub running: Vec<(StepKey, u32, Timestamp)>,
+    /// Steps that are running.
+    pub running: Vec<RunningStep>,
     /// Steps that failed and will be tried again, with the last error.
     pub retrying: Vec<Failure>,
     /// Steps that failed for good.
     pub failures: Vec<Failure>,
     /// Seconds left at the pace so far; none before there is a pace, or at the end.
     pub seconds_left: Option<f64>,
+    /// Pools of an open run: what running steps hold of them, and may hold.
+    pub pools: Vec<PoolStatus>,
+    /// Shards of an open run, or its repository, that nothing is started on until a probe is answered.
+    pub pauses: Vec<Pause>,
+}
+
+/// An engine that holds a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Holder {
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Host and process.
+    pub by: String,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// A step under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RunningStep {
+    /// The step.
+    pub step: StepKey,
+    /// The attempt, from 1.
+    pub attempt: u32,
+    /// When it started.
+    pub since: Timestamp,
+}
+
+/// A pool, as the journal leaves it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PoolStatus {
+    /// Its name.
+    pub pool: String,
+    /// Units held by running steps.
+    pub used: u64,
+    /// Units that may be held now: lowered by throttling, recovering with each success.
+    pub limit: u64,
+    /// Units that the plan gives it.
+    pub capacity: u64,
 }
 
 /// Steps by phase.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PhaseCounts {
     /// Not begun.
     pub pending: u64,
@@ -62,7 +102,7 @@ pub fn status(history: &RunHistory, now: Timestamp) -> Status {
     let mut status = Status {
         run: history.run.clone(),
         status: run_status(state),
-        held_by: state.takings().last().cloned(),
+        held_by: state.takings().last().cloned().map(|(epoch, by, since)| Holder { epoch, by, since }),
         opened_at: state.opened_at(),
         last_at: state.last_at(),
         total,
@@ -72,6 +112,8 @@ pub fn status(history: &RunHistory, now: Timestamp) -> Status {
         retrying: Vec::new(),
         failures: Vec::new(),
         seconds_left: None,
+        pools: Vec::new(),
+        pauses: Vec::new(),
     };
     for (step, known) in plan.steps.iter().zip(state.steps()) {
         count(steps.entry(verb(&step.key)).or_default(), known.phase);
@@ -79,7 +121,8 @@ pub fn status(history: &RunHistory, now: Timestamp) -> Status {
         match known.phase {
             StepPhase::Running => {
                 let since = known.started_at.unwrap_or(Timestamp::EPOCH);
-                status.running.push((step.key.clone(), known.attempts, since));
+                let (step, attempt) = (step.key.clone(), known.attempts);
+                status.running.push(RunningStep { step, attempt, since });
             }
             StepPhase::Retrying => status.retrying.push(failure()),
             StepPhase::Failed => status.failures.push(failure()),
@@ -89,8 +132,39 @@ pub fn status(history: &RunHistory, now: Timestamp) -> Status {
     status.steps = steps;
     if status.status == RunStatus::Open {
         status.seconds_left = seconds_left(plan, state, now);
+        let Restraint { limits, pauses } = restraint(history);
+        status.pools = pools(plan, state, &limits);
+        status.pauses = pauses;
     }
     status
+}
+
+/// What holds back the steps of the engine that holds the run, as it last wrote.
+fn restraint(history: &RunHistory) -> Restraint {
+    let epoch = history.state.epoch();
+    let own = history.entries.iter().rev().take_while(|entry| entry.epoch == epoch);
+    own.filter_map(|entry| entry.restraint.clone()).next().unwrap_or_default()
+}
+
+fn pools(plan: &Plan, state: &RunState, limits: &BTreeMap<String, u64>) -> Vec<PoolStatus> {
+    let mut used: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut batches = HashSet::new();
+    for (step, known) in plan.steps.iter().zip(state.steps()) {
+        // Steps of a group that started together hold their units once.
+        let mut is_counted = || step.group.is_none_or(|group| batches.insert((group, known.started_at)));
+        if known.phase == StepPhase::Running && is_counted() {
+            for (pool, units) in step.demand.iter() {
+                *used.entry(pool).or_default() += units;
+            }
+        }
+    }
+    let pool = |(pool, &capacity): (&String, &u64)| PoolStatus {
+        pool: pool.clone(),
+        used: used.get(pool.as_str()).copied().unwrap_or(0),
+        limit: limits.get(pool).copied().unwrap_or(capacity),
+        capacity,
+    };
+    plan.pools.iter().map(pool).collect()
 }
 
 /// Where the records leave a run.

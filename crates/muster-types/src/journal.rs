@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::ids::{Epoch, PlanId, RunId};
+use crate::ids::{Epoch, PlanId, RunId, ShardName};
 use crate::plan::StepKey;
 use crate::position::Position;
 use crate::table::TableDef;
@@ -30,6 +30,36 @@ pub struct JournalEntry {
     pub at: Timestamp,
     /// The records.
     pub records: Vec<Record>,
+    /// What held steps back when it was written, where that has changed since the writer's last entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restraint: Option<Restraint>,
+}
+
+/// What holds the steps of an engine back, beside its pools' capacities. For people: nothing is decided by it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restraint {
+    /// Units that may be held of pools that throttling has lowered.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<String, u64>,
+    /// Sides that failed several steps in a row.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pauses: Vec<Pause>,
+}
+
+/// A side that nothing is started on, but a step at a time to see whether it is back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pause {
+    /// The shard; none: the repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<ShardName>,
+    /// When a step may try it next; none: now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe_at: Option<Timestamp>,
+    /// Steps that tried it in vain.
+    pub failed_probes: u32,
+    /// It was away for so long that each step has but one attempt left.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub given_up: bool,
 }
 
 /// One thing that happened.

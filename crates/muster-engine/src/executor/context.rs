@@ -40,7 +40,7 @@ impl From<DriverError> for StepError {
 
 impl From<RepoError> for StepError {
     fn from(error: RepoError) -> Self {
-        let class = if error.is_transient() { ErrorClass::Transient } else { ErrorClass::Permanent };
+        let class = if error.is_transient() { ErrorClass::RepositoryAway } else { ErrorClass::Permanent };
         Self { class, message: error.to_string() }
     }
 }

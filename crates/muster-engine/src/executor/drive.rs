@@ -74,6 +74,7 @@ async fn run(
         wake: None,
         last: None,
         end: None,
+        restraint_changes: 0,
     };
     driving.begin(engine.options.retry_failed)?;
     driving.until_done(cancel).await
@@ -112,6 +113,8 @@ struct Driving {
     /// The last records' durability: they become durable in order.
     last: Option<crate::journal::Durable>,
     end: Option<(u64, u64, bool)>,
+    /// Changes of the scheduler's restraint that the journal has.
+    restraint_changes: u64,
 }
 
 impl Driving {
@@ -215,15 +218,22 @@ impl Driving {
             }
         }
         if !records.is_empty() {
-            self.last = Some(self.journal.append(records));
+            self.last = Some(self.append(records));
         }
         Ok(())
+    }
+
+    /// Appends records, with what holds steps back if that has changed.
+    fn append(&mut self, records: Vec<Record>) -> crate::journal::Durable {
+        let changes = self.scheduler.restraint_changes();
+        let changed = std::mem::replace(&mut self.restraint_changes, changes) != changes;
+        self.journal.append_restrained(records, changed.then(|| self.scheduler.restraint()))
     }
 
     /// Starts a step, or several of a group together: what others can see once the starts, the last of `records`, are
     /// durable, and with them all that was recorded before; what only reads, or writes beside the live data, at once.
     fn start(&mut self, attempts: &[Attempt], records: Vec<Record>) {
-        let durable = self.journal.append(records);
+        let durable = self.append(records);
         let job = |attempt: &Attempt| {
             let key = &self.context.plan.steps[attempt.step as usize].key;
             (attempt.step, Job::of(key, &self.context, &self.state))

@@ -6,7 +6,7 @@ use std::time::Duration;
 use muster_repo::runs::Appended;
 use muster_repo::{Repository, RunObjects};
 use muster_types::format::FORMAT;
-use muster_types::journal::{JournalEntry, Record};
+use muster_types::journal::{JournalEntry, Record, Restraint};
 use muster_types::plan::Plan;
 use muster_types::{Epoch, RunId};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -163,6 +163,7 @@ fn entry(
         attempt,
         at: writer.clock.now(),
         records,
+        restraint: None,
     }
 }
 
@@ -177,6 +178,7 @@ fn fenced(run: &RunId, theirs: &JournalEntry) -> JournalError {
 
 struct Pending {
     records: Vec<Record>,
+    restraint: Option<Restraint>,
     durable: oneshot::Sender<()>,
 }
 
@@ -208,9 +210,14 @@ impl Durable {
 impl Journal {
     /// Appends records.
     pub fn append(&self, records: Vec<Record>) -> Durable {
+        self.append_restrained(records, None)
+    }
+
+    /// Appends records, with what holds steps back since them if that has changed.
+    pub fn append_restrained(&self, records: Vec<Record>, restraint: Option<Restraint>) -> Durable {
         let (sender, durable) = oneshot::channel();
         // A closed channel drops the sender's half, which is the answer "never".
-        let _ = self.sender.send(Pending { records, durable: sender });
+        let _ = self.sender.send(Pending { records, restraint, durable: sender });
         Durable { durable, wanted: Arc::clone(&self.wanted) }
     }
 }
@@ -231,8 +238,8 @@ impl Work {
     /// Writes until every [`Journal`] is gone, or until an entry is lost to another engine.
     async fn run(mut self, mut receiver: mpsc::UnboundedReceiver<Pending>) -> Result<(), JournalError> {
         while let Some(first) = receiver.recv().await {
-            let (records, waiting) = self.gather(first, &mut receiver).await;
-            self.write(records).await?;
+            let (records, restraint, waiting) = self.gather(first, &mut receiver).await;
+            self.write(records, restraint).await?;
             for durable in waiting {
                 // Whoever asked may have lost interest.
                 let _ = durable.send(());
@@ -241,13 +248,14 @@ impl Work {
         Ok(())
     }
 
-    /// The records of the next entry, with who is to be told.
+    /// The records of the next entry and the last restraint, with who is to be told.
     async fn gather(
         &self,
         first: Pending,
         receiver: &mut mpsc::UnboundedReceiver<Pending>,
-    ) -> (Vec<Record>, Vec<oneshot::Sender<()>>) {
+    ) -> (Vec<Record>, Option<Restraint>, Vec<oneshot::Sender<()>>) {
         let (mut records, mut waiting) = (first.records, vec![first.durable]);
+        let mut restraint = first.restraint;
         let until = Instant::now() + LINGER;
         let mut wanted = false;
         while records.len() < RECORDS_PER_ENTRY_MAX {
@@ -264,15 +272,21 @@ impl Work {
             };
             let Some(next) = next else { break };
             records.extend(next.records);
+            restraint = next.restraint.or(restraint);
             waiting.push(next.durable);
         }
-        (records, waiting)
+        (records, restraint, waiting)
     }
 
-    async fn write(&mut self, records: Vec<Record>) -> Result<(), JournalError> {
+    async fn write(
+        &mut self,
+        records: Vec<Record>,
+        restraint: Option<Restraint>,
+    ) -> Result<(), JournalError> {
         self.sequence += 1;
         self.attempts += 1;
-        let entry = entry(&self.run, &self.writer, self.sequence, self.epoch, self.attempts, records);
+        let mut entry = entry(&self.run, &self.writer, self.sequence, self.epoch, self.attempts, records);
+        entry.restraint = restraint;
         self.faults.reach(Point::BeforeEntry).await;
         let appended = self.objects.append(&entry).await?;
         self.faults.reach(Point::AfterEntry).await;

@@ -30,6 +30,8 @@ pub(super) struct Batch {
     /// Steps that failed in company, with what can be done about it.
     failed: Vec<(u32, ErrorClass)>,
     throttled: bool,
+    /// A failure of it was counted against the other side.
+    blamed: bool,
     /// One of its steps did.
     pub(super) succeeded: bool,
 }
@@ -60,7 +62,10 @@ impl Batch {
                 | ErrorClass::Fenced
                 | ErrorClass::Throttled
                 | ErrorClass::Unavailable => half,
-                ErrorClass::Transient | ErrorClass::Ambiguous | ErrorClass::StagingLost => 1,
+                ErrorClass::Transient
+                | ErrorClass::Ambiguous
+                | ErrorClass::RepositoryAway
+                | ErrorClass::StagingLost => 1,
             };
             let at_once = matches!(class, ErrorClass::Permanent | ErrorClass::StagingLost);
             Again { step, company_max, at_once }
@@ -82,8 +87,15 @@ impl Batches {
         self.next = self.next.wrapping_add(1);
         let size = u32::try_from(steps.len()).unwrap_or(u32::MAX);
         let first = steps.first().copied().unwrap_or_default();
-        let batch =
-            Batch { first, size, running: size, failed: Vec::new(), throttled: false, succeeded: false };
+        let batch = Batch {
+            first,
+            size,
+            running: size,
+            failed: Vec::new(),
+            throttled: false,
+            blamed: false,
+            succeeded: false,
+        };
         self.open.insert(self.next, batch);
         self.next
     }
@@ -103,6 +115,11 @@ impl Batches {
     /// Whether no step of it was throttled before; from now on one was.
     pub(super) fn is_first_throttled(&mut self, batch: u32) -> bool {
         self.open.get_mut(&batch).is_some_and(|batch| !std::mem::replace(&mut batch.throttled, true))
+    }
+
+    /// Whether none of its failures was counted against the other side before; from now on one was.
+    pub(super) fn is_first_blame(&mut self, batch: u32) -> bool {
+        self.open.get_mut(&batch).is_some_and(|batch| !std::mem::replace(&mut batch.blamed, true))
     }
 
     /// One of its steps has ended; the batch, if that was the last one. `failed`: it did, in company.

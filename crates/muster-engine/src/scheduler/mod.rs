@@ -18,6 +18,7 @@
 //! - A failure ends its step and blocks exactly the steps that depend on it through `after`.
 //! - A step fails for good only alone: what fails in a batch may be another's fault, and is tried again in smaller ones.
 //!   Where trying again may take a wait for somebody else (a lock, a server), at once alone, so that waits do not add up.
+//! - Nothing starts on a shard, or reads the repository, that has failed several steps in a row, but a probe at a time.
 //! - One step costs O(log n) amortised, whatever the number of steps; nothing scans them all.
 //!
 //! # Errors
@@ -28,7 +29,9 @@
 
 mod backoff;
 mod batch;
+mod breaker;
 mod error;
+mod gates;
 mod graph;
 mod order;
 mod pools;
@@ -38,12 +41,13 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use muster_types::journal::{Outcome, Record};
+use muster_types::journal::{Outcome, Record, Restraint};
 use muster_types::plan::{Plan, PlanStep, StepKey};
 use muster_types::{SiteId, Timestamp};
 
 pub use backoff::RetryPolicy;
 use batch::Batches;
+use breaker::{Breakers, Gates};
 pub use error::ScheduleError;
 use graph::Graph;
 use order::Order;
@@ -175,6 +179,7 @@ pub struct Scheduler {
     ready: Ready,
     steps: Vec<StepState>,
     batches: Batches,
+    breakers: Breakers,
     retries: BTreeSet<(Timestamp, u32)>,
     policy: RetryPolicy,
     running: u32,
@@ -186,7 +191,7 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// A scheduler of these steps. `deadlines`: when each site should be back.
+    /// A scheduler of these steps, without breakers. `deadlines`: when each site should be back.
     ///
     /// # Errors
     /// [`ScheduleError`] when the steps cannot all run.
@@ -196,10 +201,21 @@ impl Scheduler {
         deadlines: &BTreeMap<SiteId, Timestamp>,
         policy: RetryPolicy,
     ) -> Result<Self, ScheduleError> {
+        Self::with_gates(steps, pools, deadlines, policy, Gates::default())
+    }
+
+    /// As [`Self::new`], with breakers at these gates.
+    fn with_gates(
+        steps: &[PlanStep],
+        pools: &BTreeMap<String, u64>,
+        deadlines: &BTreeMap<SiteId, Timestamp>,
+        policy: RetryPolicy,
+        gates: Gates,
+    ) -> Result<Self, ScheduleError> {
         let (graph, remaining, topological) = Graph::new(steps)?;
         let (pools, demands) = Pools::new(steps, pools)?;
         batch::check(steps)?;
-        let ready = Ready::new(demands, steps.iter().map(|step| step.group), pools.len());
+        let ready = Ready::new(demands, steps.iter().map(|step| step.group), pools.len(), &gates);
         let states = (0..graph.len()).map(|step| StepState {
             phase: Phase::Waiting,
             unmet: graph.predecessors(step),
@@ -217,6 +233,7 @@ impl Scheduler {
             pools,
             ready,
             batches: Batches::default(),
+            breakers: Breakers::new(gates.shards),
             retries: BTreeSet::new(),
             policy,
             running: 0,
@@ -239,7 +256,8 @@ impl Scheduler {
             let rto_micros = i64::try_from(site.rto_seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000);
             (site.site.clone(), site.outage_at.unwrap_or(declared_at).plus_micros(rto_micros))
         };
-        Self::new(&plan.steps, &plan.pools, &plan.sites.iter().map(deadline).collect(), policy)
+        let deadlines = plan.sites.iter().map(deadline).collect();
+        Self::with_gates(&plan.steps, &plan.pools, &deadlines, policy, Gates::of_plan(plan))
     }
 
     /// Takes one input and says what is to be done, in order.
@@ -260,6 +278,7 @@ impl Scheduler {
             self.take(now, input, &mut commands);
         }
         self.wake_retries(now);
+        self.open_gates(now);
         self.dispatch(now, &mut commands);
         self.conclude(now, &mut commands);
         if !self.done && self.next_wake() != wake_before {
@@ -289,13 +308,29 @@ impl Scheduler {
         self.pools.uses()
     }
 
+    /// What holds steps back now, beside the capacities of the pools.
+    pub fn restraint(&self) -> Restraint {
+        let lowered = self.pools.uses().filter(|pool| pool.limit < pool.capacity);
+        let limits = lowered.map(|pool| (pool.pool.to_owned(), pool.limit)).collect();
+        Restraint { limits, pauses: self.breakers.pauses().collect() }
+    }
+
+    /// Another number once [`Self::restraint`] has changed.
+    pub fn restraint_changes(&self) -> u64 {
+        self.pools.changes() + self.breakers.changes()
+    }
+
     /// Elementary operations so far (heap and edge visits), for tests of the cost.
     pub fn operations(&self) -> u64 {
         self.operations + self.ready.operations()
     }
 
     fn next_wake(&self) -> Option<Timestamp> {
-        if self.cancelled { None } else { self.retries.first().map(|&(at, _)| at) }
+        if self.cancelled {
+            return None;
+        }
+        let retry = self.retries.first().map(|&(at, _)| at);
+        retry.into_iter().chain(self.breakers.next_wake()).min()
     }
 
     /// Settles the order of what is left.
@@ -416,6 +451,7 @@ impl Scheduler {
     fn finished(&mut self, now: Timestamp, step: u32, outcome: Outcome, commands: &mut Vec<Command>) {
         let Some(attempt) = self.running_attempt(step) else { return };
         self.batches.succeeded(self.steps[step as usize].batch);
+        self.judge(now, step, None);
         self.steps[step as usize].phase = Phase::Succeeded;
         self.count_end(step);
         let key = self.graph.key(step).clone();
@@ -460,11 +496,13 @@ impl Scheduler {
         {
             self.pools.throttle(self.ready.demand(step));
         }
+        let is_probe = self.blamed(step, class).is_some_and(|gate| self.breakers.is_probed_by(gate, step));
+        self.judge(now, step, Some(class));
         if in_company {
             return self.failed_in_company(now, (step, attempt), class, error, commands);
         }
         self.end_attempt(now, step, None);
-        let retry_at = self.retry_at(now, step, class);
+        let retry_at = self.retry_at(now, step, class, is_probe);
         let key = self.graph.key(step).clone();
         let will_retry = retry_at.is_some();
         commands.push(Command::Record(Record::Failed { step: key, attempt, at: now, error, will_retry }));
@@ -479,17 +517,30 @@ impl Scheduler {
         self.block_descendants(now, step, commands);
     }
 
-    fn retry_at(&mut self, now: Timestamp, step: u32, class: ErrorClass) -> Option<Timestamp> {
+    fn retry_at(
+        &mut self,
+        now: Timestamp,
+        step: u32,
+        class: ErrorClass,
+        is_probe: bool,
+    ) -> Option<Timestamp> {
+        // Its last attempt: nobody was there for as long as is waited.
+        if self.blamed(step, class).is_some_and(|gate| self.breakers.is_given_up(gate)) {
+            return None;
+        }
         let state = &mut self.steps[step as usize];
         let (count, most) = match class {
             ErrorClass::Permanent | ErrorClass::Fenced => return None,
             ErrorClass::Throttled | ErrorClass::Unavailable => (&mut state.waits, self.policy.waits_max),
-            ErrorClass::Transient | ErrorClass::Ambiguous | ErrorClass::StagingLost => {
-                (&mut state.failures, self.policy.attempts_max)
-            }
+            ErrorClass::Transient
+            | ErrorClass::Ambiguous
+            | ErrorClass::RepositoryAway
+            | ErrorClass::StagingLost => (&mut state.failures, self.policy.attempts_max),
         };
-        *count += 1;
-        let nth = *count;
+        // How often nobody is there for a probe, its breaker bounds.
+        let is_free = is_probe && matches!(class, ErrorClass::Unavailable | ErrorClass::RepositoryAway);
+        *count += u32::from(!is_free);
+        let nth = (*count).max(1);
         (nth < most).then(|| now.plus_micros(self.policy.delay_micros(step, nth, class)))
     }
 
@@ -524,9 +575,10 @@ impl Scheduler {
 
     fn dispatch(&mut self, now: Timestamp, commands: &mut Vec<Command>) {
         while !self.cancelled
-            && let Some(step) = self.ready.next(&mut self.pools)
+            && let Some(step) = self.ready.next(&mut self.pools, &self.breakers)
         {
             let members = self.company(step);
+            self.breakers.started(self.ready.gates(step), step);
             let batch = self.batches.begin(&members);
             let attempts = members.into_iter().map(|step| self.start(now, step, batch, commands)).collect();
             commands.push(Command::Start(attempts));
@@ -535,11 +587,15 @@ impl Scheduler {
 
     /// The step, and the ready ones of its group that start with it, by their order.
     fn company(&mut self, first: u32) -> Vec<u32> {
-        let most = self.steps[first as usize].company_max;
+        let is_probe = self.breakers.is_probe(self.ready.gates(first));
+        let most = if is_probe { 1 } else { self.steps[first as usize].company_max };
         let mut members = vec![first];
         if most > 1 {
             // Those that failed together stay among themselves: others have no part in it.
-            let fits = |step: &u32| self.steps[*step as usize].company_max == most;
+            let fits = |step: &u32| {
+                self.steps[*step as usize].company_max == most
+                    && self.ready.gates(*step) == self.ready.gates(first)
+            };
             let room = most as usize - 1;
             members.extend(self.ready.group_of(first).filter(fits).take(room));
         }

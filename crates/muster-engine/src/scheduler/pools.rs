@@ -29,6 +29,8 @@ struct Pool {
 
 pub(super) struct Pools {
     pools: Vec<Pool>,
+    /// How often a limit has changed.
+    changes: u64,
 }
 
 impl Pools {
@@ -49,7 +51,7 @@ impl Pools {
             limit: capacity,
             used: 0,
         };
-        Ok((Self { pools: capacities.iter().map(pool).collect() }, demands))
+        Ok((Self { pools: capacities.iter().map(pool).collect(), changes: 0 }, demands))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -81,17 +83,28 @@ impl Pools {
     /// Halves what may be held of these pools.
     pub(super) fn throttle(&mut self, demands: &[Demand]) {
         for demand in demands {
-            let pool = &mut self.pools[demand.pool as usize];
-            pool.limit = (pool.limit / 2).max(1);
+            self.set_limit(*demand, |pool| (pool.limit / 2).max(1));
         }
     }
 
     /// Gives a part of what throttling took back.
     pub(super) fn recover(&mut self, demands: &[Demand]) {
         for demand in demands {
-            let pool = &mut self.pools[demand.pool as usize];
-            pool.limit = (pool.limit + (pool.capacity / RECOVERY_PARTS).max(1)).min(pool.capacity);
+            self.set_limit(*demand, |pool| {
+                (pool.limit + (pool.capacity / RECOVERY_PARTS).max(1)).min(pool.capacity)
+            });
         }
+    }
+
+    fn set_limit(&mut self, of: Demand, limit: impl Fn(&Pool) -> u64) {
+        let pool = &mut self.pools[of.pool as usize];
+        let limit = limit(pool);
+        self.changes += u64::from(limit != pool.limit);
+        pool.limit = limit;
+    }
+
+    pub(super) fn changes(&self) -> u64 {
+        self.changes
     }
 
     pub(super) fn uses(&self) -> impl Iterator<Item = PoolUse<'_>> {

@@ -5,10 +5,13 @@
 //! back. Later steps that fit pass it, so that units are not idle while a large demand waits for enough of them; once so
 //! many have, it keeps them from its units, so that large demands are not starved by small.
 //!
+//! A class that a [breaker](super::breaker) stops is parked at its gate, as at a pool behind all others.
+//!
 //! Steps of one group are known by it as well, so that they can be taken out together with the first of them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use super::breaker::{Breakers, Gates};
 use super::pools::{Demand, Demands, Pools};
 
 /// So many later steps pass one that waits for a pool: as many as a large demand has room for small ones, several times.
@@ -23,7 +26,7 @@ enum Place {
     Empty,
     /// To be tried, under the rank of its first step.
     Candidate(u32),
-    /// Waiting for a pool, under the rank of its first step.
+    /// Waiting for a pool or at a gate, under the rank of its first step.
     Parked(u32, u32),
 }
 
@@ -31,6 +34,8 @@ struct Class {
     /// Ranks of its ready steps.
     ready: BTreeSet<u32>,
     place: Place,
+    /// What its steps go through, ascending.
+    gates: Box<[u32]>,
 }
 
 /// See [`Ready::freed`].
@@ -55,38 +60,49 @@ pub(super) struct Ready {
     /// Ranks of the ready steps of each group that has some.
     groups: HashMap<u32, BTreeSet<u32>>,
     candidates: BTreeSet<(u32, u32)>,
-    /// By pool: rank of the first step, class.
+    /// By pool, then by gate: rank of the first step, class.
     parked: Vec<BTreeSet<(u32, u32)>>,
     /// By pool: the rank of the first that waits there, and how many later ones have passed it.
     passed: Vec<(u32, u32)>,
-    /// Pools of which something was given back, and how far their parked classes were tried since.
+    /// Pools of which something was given back, gates that were opened, and how far their parked classes were tried since.
     freed: BTreeMap<u32, Tries>,
+    /// Their number: gates are parked at behind them.
+    pools: u32,
     operations: u64,
 }
 
 impl Ready {
     /// None is ready, and none may be before [`Self::set_ranks`].
-    pub(super) fn new(demands: Demands, groups: impl Iterator<Item = Option<u32>>, pools: usize) -> Self {
-        let mut numbers: HashMap<Vec<(u32, u32)>, u32> = HashMap::new();
+    pub(super) fn new(
+        demands: Demands,
+        groups: impl Iterator<Item = Option<u32>>,
+        pools: usize,
+        gates: &Gates,
+    ) -> Self {
+        let mut numbers: HashMap<(Vec<(u32, u32)>, &[u32]), u32> = HashMap::new();
+        let mut classes = Vec::new();
         let mut class_of = Vec::with_capacity(demands.len());
-        for demand in &demands {
-            let next = numbers.len() as u32;
+        for (step, demand) in demands.iter().enumerate() {
             // The same to a factor of two: units of bytes differ from store to store.
-            let pools = demand.iter().map(|demand| (demand.pool, demand.units.ilog2())).collect();
-            class_of.push(*numbers.entry(pools).or_insert(next));
+            let units = demand.iter().map(|demand| (demand.pool, demand.units.ilog2())).collect();
+            let gates: &[u32] = gates.of_step.get(step).map_or(&[], |gates| gates);
+            class_of.push(*numbers.entry((units, gates)).or_insert_with(|| {
+                classes.push(Class { ready: BTreeSet::new(), place: Place::Empty, gates: gates.into() });
+                classes.len() as u32 - 1
+            }));
         }
-        let class = |_| Class { ready: BTreeSet::new(), place: Place::Empty };
         Self {
             ranks: Vec::new(),
             steps: Vec::new(),
             demands,
             class_of,
-            classes: (0..numbers.len()).map(class).collect(),
+            classes,
             group_of: groups.collect(),
             groups: HashMap::new(),
             candidates: BTreeSet::new(),
-            parked: vec![BTreeSet::new(); pools],
+            parked: vec![BTreeSet::new(); pools + gates.shards.len()],
             passed: vec![(0, 0); pools],
+            pools: pools as u32,
             freed: BTreeMap::new(),
             operations: 0,
         }
@@ -134,12 +150,23 @@ impl Ready {
         self.freed.extend(self.demands[step as usize].iter().map(|demand| (demand.pool, all)));
     }
 
+    /// What a step goes through, ascending.
+    pub(super) fn gates(&self, step: u32) -> &[u32] {
+        &self.classes[self.class_of[step as usize] as usize].gates
+    }
+
+    /// A gate lets steps through again: all of them, or those up to the first that it stops.
+    pub(super) fn opened(&mut self, gate: u32) {
+        self.freed.insert(self.pools + gate, Tries { left: 1, from: 0 });
+    }
+
     /// Takes the next step that may start, with its units.
-    pub(super) fn next(&mut self, pools: &mut Pools) -> Option<u32> {
+    pub(super) fn next(&mut self, pools: &mut Pools, breakers: &Breakers) -> Option<u32> {
         while let Some((rank, class)) = self.take_first() {
             self.operations += 1;
             let step = self.steps[rank as usize];
-            match self.shortage(step, rank, pools) {
+            let shut = breakers.shut(self.gates(step)).map(|gate| self.pools + gate);
+            match shut.or_else(|| self.shortage(step, rank, pools)) {
                 Some(pool) => {
                     self.parked[pool as usize].insert((rank, class));
                     self.classes[class as usize].place = Place::Parked(pool, rank);
@@ -230,7 +257,7 @@ impl Ready {
         }
     }
 
-    /// A class was found short of a pool.
+    /// A class was found short of a pool, or before a gate.
     fn tried(&mut self, pool: u32, rank: u32) {
         let Some(tries) = self.freed.get_mut(&pool) else { return };
         tries.from = tries.from.max(rank + 1);

@@ -1,5 +1,6 @@
 //! The scheduler against the rules it promises, on random plans and random outcomes.
 
+mod breakers;
 mod groups;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -122,6 +123,7 @@ enum Fate {
     Transient,
     Throttled,
     Unavailable,
+    RepositoryAway,
 }
 
 /// Runs a scheduler in virtual time and checks the rules after every input.
@@ -145,7 +147,11 @@ struct Simulation<'a> {
 
 impl<'a> Simulation<'a> {
     fn new(steps: &'a [PlanStep], policy: RetryPolicy) -> Self {
-        let scheduler = Scheduler::new(steps, &pools(), &BTreeMap::new(), policy).unwrap();
+        Self::with_gates(steps, policy, Gates::default())
+    }
+
+    fn with_gates(steps: &'a [PlanStep], policy: RetryPolicy, gates: Gates) -> Self {
+        let scheduler = Scheduler::with_gates(steps, &pools(), &BTreeMap::new(), policy, gates).unwrap();
         let mut state = RunState::new(steps);
         let plan = muster_types::plan::Plan::unsealed_id();
         state.apply(&Record::Opened { plan, at: at(0), operator: String::new() }).unwrap();
@@ -237,8 +243,9 @@ impl<'a> Simulation<'a> {
                     Fate::Transient => ErrorClass::Transient,
                     Fate::Throttled => ErrorClass::Throttled,
                     Fate::Unavailable => ErrorClass::Unavailable,
+                    Fate::RepositoryAway => ErrorClass::RepositoryAway,
                 };
-                self.input(Input::Failed { step, class, error: "a fault".to_owned() });
+                self.input(Input::Failed { step, class, error: format!("{class:?}") });
                 true
             }
             (_, Some(wake)) => {

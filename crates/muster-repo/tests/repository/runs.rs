@@ -19,6 +19,7 @@ fn entry(run: &RunId, sequence: u64, writer: &str) -> JournalEntry {
         attempt: sequence,
         at: Timestamp::EPOCH,
         records: vec![taken],
+        restraint: None,
     }
 }
 

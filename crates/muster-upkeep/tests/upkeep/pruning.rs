@@ -375,7 +375,8 @@ impl OpenRun {
         self.entries += 1;
         let (format, run) = (FORMAT, self.run.run().clone());
         let (sequence, writer, attempt) = (self.entries, "a test".to_owned(), self.entries);
-        let entry = JournalEntry { format, run, sequence, epoch, writer, attempt, at, records };
+        let entry =
+            JournalEntry { format, run, sequence, epoch, writer, attempt, at, records, restraint: None };
         assert!(matches!(self.run.append(&entry).await.unwrap(), Appended::Mine));
     }
 }

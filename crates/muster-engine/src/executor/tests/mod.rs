@@ -6,14 +6,14 @@ mod groups;
 mod world;
 
 use muster_types::RunId;
-use muster_types::journal::Outcome;
+use muster_types::journal::{Outcome, Restraint};
 use muster_types::plan::StepKey;
 use muster_types::report::RunStatus;
 
 use super::*;
 use crate::driver::ErrorClass;
 use crate::journal::JournalError;
-use crate::{Event, load_report, load_status};
+use crate::{Event, load_report, load_status, read_run};
 use fake::Stray;
 pub(in crate::executor) use world::row;
 use world::{World, store, time, victim};
@@ -222,6 +222,36 @@ async fn staging_that_is_lost_each_time_fails_its_own_site() {
     world.shard("e").lock().failures.clear();
     let resumed = world.engine(world.options()).resume(&run(), &Cancel::new()).await.unwrap();
     assert_eq!((resumed.sites_restored, resumed.sites_failed), (2, 0));
+}
+
+#[tokio::test]
+async fn a_shard_that_is_away_is_paused_and_others_can_see_it() {
+    let world = World::new(5, false).await;
+    for number in 0..5 {
+        let away = (ErrorClass::Unavailable, u32::MAX);
+        world.shard("e").lock().failures.insert(("stage", store(number, "identity")), away);
+    }
+    let watched = async {
+        loop {
+            // There is no run before its first entry.
+            let status = load_status(&world.repository, &run(), &Clock::system()).await;
+            if let Some(status) = status.ok().filter(|status| !status.pauses.is_empty()) {
+                world.shard("e").lock().failures.clear();
+                return status;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    let (summary, status) = tokio::join!(apply(&world), watched);
+    let shards: Vec<_> = status.pauses.iter().map(|pause| pause.shard.as_ref().map(ShardName::as_str)).collect();
+    assert_eq!((status.status, shards), (RunStatus::Open, vec![Some("e")]));
+    assert!(status.pools.iter().all(|pool| pool.used <= pool.limit && pool.limit == pool.capacity));
+    assert_eq!(status.pools.len(), world.plan.pools.len());
+    assert_eq!((summary.sites_restored, summary.sites_failed), (5, 0), "{summary:?}");
+    assert_eq!(world.victims_live(), world.restored);
+    let history = read_run(&world.repository, &run()).await.unwrap();
+    let last = history.entries.iter().filter_map(|entry| entry.restraint.as_ref()).next_back();
+    assert_eq!(last, Some(&Restraint::default()), "an answer ends the pause");
 }
 
 #[tokio::test]
