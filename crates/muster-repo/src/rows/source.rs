@@ -66,8 +66,8 @@ impl Chunks {
         self.source.bytes_read.fetch_add(chunk.bytes, Ordering::Relaxed);
         let text = match chunk::decode(&self.object.key, &chunk, &bytes) {
             Err(error) if matches!(error.kind, RepoErrorKind::Damaged { .. }) => {
-                let again = self.source.reader.chunk_again(&self.object, &chunk);
-                chunk::decode(&self.object.key, &chunk, &self.source.runtime.block_on(again)?)?
+                let again = self.source.reader.chunk_again(&self.object, &chunk).await?;
+                chunk::decode(&self.object.key, &chunk, &again)?
             }
             decoded => decoded?,
         };
