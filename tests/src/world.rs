@@ -18,6 +18,9 @@ use crate::shard::query;
 /// Between two polls of a shard under `capture --follow`.
 const POLL_INTERVAL_MILLISECONDS: u64 = 1000;
 
+/// As many replication slots as the shared PostgreSQL has.
+const SLOTS_MAX: u64 = 64;
+
 /// No condition of a test takes longer, even on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(120);
 
@@ -401,7 +404,13 @@ fn write_topology(fleet: &Fleet, dir: &Path, bucket: &str, repository: Repositor
         repository,
         poll_interval_milliseconds: POLL_INTERVAL_MILLISECONDS,
     };
-    fleet.write_topology(&dir.join("muster.toml"), &options).expect("a topology");
+    let file = dir.join("muster.toml");
+    fleet.write_topology(&file, &options).expect("a topology");
+    // Worlds of several tests share one server.
+    let topology = std::fs::read_to_string(&file).expect("a topology");
+    let driver = "driver = \"postgres\"\n";
+    std::fs::write(&file, topology.replace(driver, &format!("{driver}slots_max = {SLOTS_MAX}\n")))
+        .expect("a file");
 }
 
 /// Files under a folder, in order of their names.
