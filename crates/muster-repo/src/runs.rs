@@ -189,6 +189,7 @@ mod tests {
             attempt: 9,
             at: Timestamp::from_micros(1_650_000_000_000_000),
             records: Vec::new(),
+            restraint: None,
         };
         let json = to_json(&entry).unwrap();
         let body = sealed(&json);

@@ -110,7 +110,7 @@ fn show_pools(status: &Status) {
         .collect();
     if !rows.is_empty() {
         let header = ["pool", "used", "limit", "capacity"];
-        print::data(print::table(&header, &header[1..], rows.into_iter()));
+        print::data(print::table(&header, &header[1..], rows));
     }
     for pause in &status.pauses {
         print::data(pause_text(pause));

@@ -71,6 +71,9 @@ pub(super) struct Ready {
     operations: u64,
 }
 
+/// What steps of one class have in common: pools with the magnitude of the units, and gates.
+type Alike<'g> = (Vec<(u32, u32)>, &'g [u32]);
+
 impl Ready {
     /// None is ready, and none may be before [`Self::set_ranks`].
     pub(super) fn new(
@@ -79,7 +82,7 @@ impl Ready {
         pools: usize,
         gates: &Gates,
     ) -> Self {
-        let mut numbers: HashMap<(Vec<(u32, u32)>, &[u32]), u32> = HashMap::new();
+        let mut numbers: HashMap<Alike<'_>, u32> = HashMap::new();
         let mut classes = Vec::new();
         let mut class_of = Vec::with_capacity(demands.len());
         for (step, demand) in demands.iter().enumerate() {

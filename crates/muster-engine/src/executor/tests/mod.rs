@@ -243,7 +243,8 @@ async fn a_shard_that_is_away_is_paused_and_others_can_see_it() {
         }
     };
     let (summary, status) = tokio::join!(apply(&world), watched);
-    let shards: Vec<_> = status.pauses.iter().map(|pause| pause.shard.as_ref().map(ShardName::as_str)).collect();
+    let shards: Vec<_> =
+        status.pauses.iter().map(|pause| pause.shard.as_ref().map(ShardName::as_str)).collect();
     assert_eq!((status.status, shards), (RunStatus::Open, vec![Some("e")]));
     assert!(status.pools.iter().all(|pool| pool.used <= pool.limit && pool.limit == pool.capacity));
     assert_eq!(status.pools.len(), world.plan.pools.len());
