@@ -3,7 +3,7 @@
 //! # Invariants
 //! - A folded snapshot has the format of one that was read from the shard, and says what it was folded from. Its root is written
 //!   last: ended anywhere, a fold leaves objects that nothing names.
-//! - Memory: the slices of [`SITES_AT_ONCE`] sites, and [`TABLES_AHEAD`] folds of [`FOLD_BYTES`]; rows are spooled.
+//! - Memory: the slices of `SITES_AT_ONCE` sites, and `TABLES_AHEAD` folds of `FOLD_BYTES`; rows are spooled.
 //! - What a fold reads is needed by the moments from its base on, so that pruning leaves it for its grace at least.
 //! - Sequences, views and triggers are not in the log: they are those of the base.
 //!
