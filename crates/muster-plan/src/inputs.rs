@@ -80,6 +80,12 @@ pub enum InputError {
         /// Why, as capture says it.
         reason: String,
     },
+    /// The list of the site's slices could not be read.
+    #[error("what the snapshot of {} holds of the site cannot be told: its list is missing or damaged", at)]
+    UnreadSnapshot {
+        /// When the snapshot was taken.
+        at: Timestamp,
+    },
     /// An index of the catalog points nowhere.
     #[error("the catalog is damaged: {0}")]
     Damaged(String),
@@ -107,6 +113,11 @@ impl InputError {
                  obstacle), or, if it is not wanted any more, take it out of the topology and take a snapshot",
                 from.at
             ),
+            Self::UnreadSnapshot { .. } => {
+                "bring the object back that the warning names, and plan again; or choose a target at or \
+                 after the next snapshot of the shard"
+                    .to_owned()
+            }
             _ => "choose a target at or after the next snapshot of the shard".to_owned(),
         }
     }
@@ -266,12 +277,18 @@ pub fn site_tables<'a>(
     boundary: Boundary,
 ) -> Result<SiteTables<'a>, InputError> {
     let snapshot = index.snapshot_below(boundary).ok_or(InputError::MissingSnapshot { boundary })?;
+    if trace.unread.contains(&(snapshot as u32)) {
+        return Err(InputError::UnreadSnapshot { at: index.history.snapshots[snapshot].boundary.at });
+    }
     let mut states = Walk { index, trace, boundary, snapshot, only: None }.run()?;
     let base_of = |snapshot: usize| index.history.snapshots[snapshot].boundary.position;
     let split = |state: &TableState<'a>| state.is_split_at(base_of(snapshot)) && !state.count().1;
     for (&table, state) in &mut states {
         let Ok(state) = state else { continue };
         for earlier in (0..snapshot).rev().take_while(|_| split(state)) {
+            if trace.unread.contains(&(earlier as u32)) {
+                break;
+            }
             let walk = Walk { index, trace, boundary, snapshot: earlier, only: Some(table) };
             let Ok(found) = walk.run()?.remove(&table).unwrap_or_else(|| Ok(TableState::default())) else {
                 break;

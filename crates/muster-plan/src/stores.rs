@@ -379,7 +379,8 @@ impl<'a> Finder<'a> {
         let (code, hint) = match problem {
             Problem::Point(NoRecoveryPoint::UnknownIncarnation(_)) => (
                 "missing-snapshot",
-                "name an incarnation of the shard that the repository still holds, or a time instead",
+                "name an incarnation of the shard that the repository still holds, or a time instead"
+                    .to_owned(),
             ),
             Problem::Point(_) | Problem::Input(InputError::MissingSnapshot { .. }) => {
                 // A site that came to the shard later had nothing there yet.
@@ -387,11 +388,9 @@ impl<'a> Finder<'a> {
                 if !existed {
                     return None;
                 }
-                ("missing-snapshot", "choose a target at or after the first recovery point")
+                ("missing-snapshot", "choose a target at or after the first recovery point".to_owned())
             }
-            Problem::Input(_) => {
-                ("unreadable-log", "choose a target at or after the next snapshot of the shard")
-            }
+            Problem::Input(problem) => ("unreadable-log", problem.hint()),
         };
         Some(note(Severity::Error, code, site.to_string(), text, hint))
     }

@@ -350,6 +350,7 @@ fn site_history(site: u32, fleet: Fleet, tables: u32) -> Result<SiteHistory, IdE
         incarnation: 0,
         snapshots: BTreeMap::from([(0, slices.collect())]),
         segments,
+        unread: BTreeSet::new(),
     };
     let facts = SiteFacts {
         name: Some(format!("Site {site}")),

@@ -320,6 +320,7 @@ impl World {
             incarnation: 0,
             snapshots: self.traces[number].0.clone(),
             segments: self.traces[number].1.clone(),
+            unread: BTreeSet::new(),
         };
         let site_history =
             |number: usize| SiteHistory { traces: vec![trace(number)], ..SiteHistory::default() };

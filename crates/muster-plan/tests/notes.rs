@@ -106,6 +106,17 @@ fn a_plain_case_has_no_notes() {
     assert_eq!(Case::new().plan().notes, []);
 }
 
+/// Without the list of its slices, a site looks as if it had had no rows before the snapshot.
+#[test]
+fn a_snapshot_that_does_not_say_what_it_holds_of_a_site() {
+    let mut case = Case::new();
+    let trace = &mut case.catalog.sites.get_mut(&site("a")).unwrap().traces[0];
+    trace.snapshots.clear();
+    trace.unread.insert(0);
+    let note = case.expect("unreadable-log", Severity::Error, "site:a");
+    assert!(note.hint.contains("bring the object back"), "{note:?}");
+}
+
 #[test]
 fn empty_selection() {
     let mut case = Case::new();

@@ -3,7 +3,7 @@
 //! Shards' histories are whole; slices and frames are read only for the sites asked for, so that a catalog of k
 //! sites costs O(k).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -204,6 +204,10 @@ pub struct SiteTrace {
     pub snapshots: BTreeMap<u32, Vec<TableSlice>>,
     /// By segment (index into [`IncarnationHistory::segments`]): its frames.
     pub segments: BTreeMap<u32, Vec<LogFrame>>,
+    /// Snapshots whose list of the site's slices is missing or damaged: what they hold of it cannot be told. Known only of
+    /// sites that were asked for by name.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub unread: BTreeSet<u32>,
 }
 
 /// What was true of a site at its target time, as the directory and licence rows folded to then say.

@@ -333,6 +333,7 @@ impl Script {
             incarnation,
             snapshots: BTreeMap::new(),
             segments: BTreeMap::new(),
+            unread: BTreeSet::new(),
         })
     }
 

@@ -8,7 +8,7 @@
 //! - After [`FollowedCatalog::refresh`] the catalog is what [`survey`](super::survey) would read, but for the places of
 //!   segments that were compacted since their shard was last read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -219,7 +219,10 @@ fn put(traces: &mut Vec<SiteTrace>, trace: SiteTrace) {
 fn trace<'t>(traces: &'t mut Vec<SiteTrace>, shard: &ShardName, incarnation: u32) -> &'t mut SiteTrace {
     let found = place(traces, shard, incarnation).unwrap_or_else(|free| {
         let (snapshots, segments) = (BTreeMap::new(), BTreeMap::new());
-        traces.insert(free, SiteTrace { shard: shard.clone(), incarnation, snapshots, segments });
+        traces.insert(
+            free,
+            SiteTrace { shard: shard.clone(), incarnation, snapshots, segments, unread: BTreeSet::new() },
+        );
         free
     });
     &mut traces[found]

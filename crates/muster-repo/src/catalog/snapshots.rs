@@ -22,6 +22,8 @@ use crate::repository::Repository;
 pub(super) struct Snapshots {
     pub(super) snapshots: Vec<SnapshotInfo>,
     pub(super) slices: BySite<TableSlice>,
+    /// Of each snapshot: first and last site of the pages that could not be read.
+    pub(super) unread: Vec<Vec<(SiteId, SiteId)>>,
     pub(super) unowned: Vec<Vec<TableSlice>>,
     pub(super) damages: Vec<RepoError>,
 }
@@ -37,14 +39,21 @@ pub(super) async fn read(
         let mut slices = BTreeMap::new();
         let pages = root.pages.iter().filter(|page| sites.wants_between(&page.first, &page.last));
         let reads: Vec<_> = futures::stream::iter(pages.cloned().collect::<Vec<_>>())
-            .map(|page| read_page(repository, page.object, Arc::clone(&sites)))
+            .map(|page| async {
+                let read = read_page(repository, page.object, Arc::clone(&sites)).await;
+                (page.first, page.last, read)
+            })
             .buffered(READS_AT_ONCE)
             .collect()
             .await;
-        for page in reads {
+        let mut unread = Vec::new();
+        for (first, last, page) in reads {
             match page {
                 Ok(page) => slices.extend(page),
-                Err(error) => note_damage(&mut found.damages, error)?,
+                Err(error) => {
+                    note_damage(&mut found.damages, error)?;
+                    unread.push((first, last));
+                }
             }
         }
         found.snapshots.push(SnapshotInfo {
@@ -57,6 +66,7 @@ pub(super) async fn read(
         });
         found.unowned.push(root.unowned);
         found.slices.push(slices);
+        found.unread.push(unread);
     }
     Ok(found)
 }

@@ -119,6 +119,12 @@ async fn a_damaged_snapshot_is_an_error_and_a_survey_goes_on_without_it() {
         let survey = muster_repo::catalog::survey(&repository, &query, Timestamp::EPOCH).await.unwrap();
         assert_eq!(survey.damages, [failed]);
         assert_eq!(survey.catalog.sites.len(), 2, "the log knows both sites");
+
+        // Asked for by name, a site that the page lists does not look like one without rows.
+        let query = CatalogQuery { sites: Sites::Some([site(1)].into()), shards: None };
+        let survey = muster_repo::catalog::survey(&repository, &query, Timestamp::EPOCH).await.unwrap();
+        let unread = survey.catalog.sites[&site(1)].traces.iter().any(|trace| !trace.unread.is_empty());
+        assert_eq!(unread, part.starts_with("page"));
     }
 }
 
