@@ -57,6 +57,11 @@ impl ServeProcess {
         until("the server is ready", || self.get("/readyz").is_some_and(|(status, _)| status == 200));
     }
 
+    /// A part of the name that it has in records.
+    pub fn name_part(&self) -> String {
+        format!("-{}-", self.child.id())
+    }
+
     /// What it uses of the machine's memory, as the kernel counts it; 0 once it has ended.
     pub fn memory_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();

@@ -98,22 +98,24 @@ fn soak(world: &World, length: &Length, sandbox: impl Fn(&str) -> String) {
     let mut samples = Vec::new();
     let mut killed = false;
     loop {
-        let done = ended(&records(world));
+        let records = records(world);
+        let done = ended(&records);
+        let has_part = |server: &ServeProcess| {
+            let name = server.name_part();
+            records.iter().any(|record| {
+                record.server.contains(&name) && matches!(record.decision, JobDecision::Done { .. })
+            })
+        };
         samples.push(Sample::take(world, [&first, &second]));
         eprintln!("{}", samples[samples.len() - 1].line(began.elapsed(), done));
-        if done >= length.drills {
+        if done >= length.drills && killed && has_part(&second) {
             break;
         }
-        if done >= length.drills / 2 && !killed {
+        if done >= length.drills / 2 && !killed && has_part(&first) {
             first.kill();
             killed = true;
         }
-        assert!(
-            began.elapsed() < length.time_limit(),
-            "{done} of {} drills: {:?}",
-            length.drills,
-            records(world)
-        );
+        assert!(began.elapsed() < length.time_limit(), "{done} of {} drills: {records:?}", length.drills);
         // A sample a drill; what is waited for is asked in the loop.
         std::thread::sleep(length.every.min(Duration::from_secs(20)));
     }

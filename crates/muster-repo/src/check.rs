@@ -98,9 +98,11 @@ pub async fn check(repository: &Repository, share: f64, now: Timestamp) -> Resul
     };
     let mut checked = Checked { objects: 0, bytes: 0, of_bytes, damages: Vec::new(), progress };
     // Told by the listing alone, and so at once.
-    checked
-        .damages
-        .extend(lost::lost(sizes.keys(), &checker.condemned).iter().map(|key| RepoError::not_found(key)));
+    for key in lost::lost(sizes.keys(), &checker.condemned) {
+        let lost = RepoError::not_found(&key);
+        checked.progress.damages.insert(key, lost.to_string());
+        checked.damages.push(lost);
+    }
     let (mut spent, mut rounded) = (0, from.is_none());
     for key in behind.chain(around) {
         if spent >= budget && spent > 0 {

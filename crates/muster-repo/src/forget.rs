@@ -51,6 +51,11 @@ impl Forgotten {
         self.0.iter().filter(move |note| note.site == *site)
     }
 
+    /// All notes.
+    pub fn all(&self) -> impl Iterator<Item = &Forgetting> {
+        self.0.iter()
+    }
+
     /// The sites of which nothing up to segment `last` of a history is read any more.
     pub(crate) fn sites_upto(
         &self,

@@ -54,7 +54,8 @@ pub struct ForgetReceipt {
     pub rewritten: Vec<RewrittenObject>,
     /// Documents from which facts of the site were taken, or that were removed.
     pub redacted: Vec<String>,
-    /// Documents that still have the site's id, or digests and counts of its rows, and no values: how many, by sort.
+    /// Documents that still have the site's id, or digests and counts of its rows: how many, by sort. Journals and records of
+    /// drills also keep what a failed check or statement said, which may quote values.
     pub keep_ids: BTreeMap<String, u64>,
     /// Data that nothing names, left by writers that ended early: it may hold rows of any site, and pruning removes it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -55,6 +55,16 @@ pub enum ForgetError {
         /// By whom.
         claims: Vec<String>,
     },
+    /// Two at once would write the same objects over each other.
+    #[error(
+        "another site is being forgotten since {since}: end that first (`muster repo forget {other}`), then this one"
+    )]
+    Another {
+        /// The other site.
+        other: SiteId,
+        /// When it was begun.
+        since: Timestamp,
+    },
 }
 
 /// What was done, or would be.
@@ -103,7 +113,10 @@ pub async fn forget(
     if found.chunks.is_empty() && runs.is_empty() && !resumed {
         return Ok(Forgot::Nothing);
     }
+    alone(repository, &note).await?;
     let note = forget::begin(repository, &note).await?;
+    // One that began at the same moment goes first if its name does.
+    alone(repository, &note).await?;
     let mut receipt = ForgetReceipt {
         format: FORMAT,
         forgetting: note.clone(),
@@ -138,6 +151,18 @@ async fn unfinished(repository: &Repository, site: &SiteId) -> Result<Option<For
     let notes = Forgotten::read(repository).await?;
     let open = |note: &&Forgetting| !done.iter().any(|receipt| receipt.forgetting.name == note.name);
     Ok(notes.of(site).find(open).cloned())
+}
+
+/// No forgetting of another site that began before is open.
+async fn alone(repository: &Repository, mine: &Forgetting) -> Result<(), ForgetError> {
+    let done = forget::receipts(repository).await?;
+    let notes = Forgotten::read(repository).await?;
+    let open = |note: &&Forgetting| !done.iter().any(|receipt| receipt.forgetting.name == note.name);
+    let ahead = |note: &&Forgetting| note.site != mine.site && note.name < mine.name;
+    match notes.all().filter(open).find(ahead) {
+        Some(other) => Err(ForgetError::Another { other: other.site.clone(), since: other.begun_at }),
+        None => Ok(()),
+    }
 }
 
 fn note(request: &ForgetRequest, catalog: &Catalog, now: Timestamp) -> Forgetting {

@@ -123,7 +123,9 @@ pub(crate) fn a_store_that_only_throttles_ends_the_run_in_words(stack: Stack, de
     let (writers, _) = strike_and_plan(&mut series, VICTIMS);
     let mut engine = Engine::start(&series.world, "run", &["apply", "plan.json", "--run", "run"]);
     assert!(engine.wait_for(Moment::Staged(1)), "it ended before it was throttled");
+    engine.signal("STOP");
     proxy.harm(true);
+    engine.signal("CONT");
     let ended = engine.finish();
     // Capture waits for better times.
     until("more throttling", || proxy.injected().values().sum::<usize>() > 20);

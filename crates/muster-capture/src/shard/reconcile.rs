@@ -214,6 +214,10 @@ fn first(chain: Chain, log: &Log, state: &ShardState) -> Verdict {
     if log.snapshot.is_some_and(|boundary| boundary.position > state.last) {
         return Verdict::Begins("the shard is behind its snapshot: it was rewound".to_owned());
     }
+    if log.snapshot.is_some_and(|boundary| state.acknowledged > boundary.position) {
+        let reason = "the shard has let go of changes behind its snapshot: another capture began it, too";
+        return Verdict::Begins(reason.to_owned());
+    }
     Verdict::Unwritten(chain)
 }
 

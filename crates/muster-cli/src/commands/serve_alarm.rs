@@ -1,6 +1,7 @@
 //! Looking for what is wrong all the time: alarms for the log, health, metrics and webhooks, and a draft incident.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use muster_serve::Job;
 use muster_serve::alarms::Alarms;
 use muster_serve::watch::{self, DrillsWatch, JobsWatch, LogWatch, LostSites, RunsWatch};
 use muster_serve::webhook::{Delivery, WebhookEvent, WebhookEvents, Webhooks};
+use muster_types::SiteId;
 use muster_types::alarm::{AlarmName, AlarmPayload, AlarmRecord, Change, Condition, Edge};
 use muster_types::format::FORMAT;
 use muster_types::topology::DetectConfig;
@@ -96,7 +98,7 @@ impl AlarmService {
         let mut found = look.capture;
         if let (Some(lost), Some(config)) = (look.lost, &self.context.topology.serve.detect) {
             self.health.metrics.lost_sites(lost.count(), lost.sites_max);
-            let more = draft.write(config, &lost)?;
+            let more = draft.write(config, &lost);
             let condition = lost.condition(draft.way_out.clone());
             if let Some(condition) = condition.as_ref().filter(|_| more) {
                 print::talk(format!("ALARM {condition}"));
@@ -142,36 +144,59 @@ impl AlarmService {
     }
 }
 
-/// The draft incident of the sites that are lost.
+/// The draft incident of the sites that are lost: one file for as long as they are too many.
 #[derive(Default)]
 struct Draft {
-    lost: usize,
+    sites: BTreeSet<SiteId>,
+    path: Option<PathBuf>,
+    written: bool,
     way_out: String,
 }
 
 impl Draft {
-    /// Writes a file beside those of earlier looks when more are lost than before, and more than allowed; whether it did.
-    fn write(&mut self, config: &DetectConfig, lost: &LostSites) -> Result<bool> {
-        let more = lost.is_alarm() && lost.count() > self.lost;
-        if more {
-            let file = file(config, lost)?;
-            self.way_out = format!("draft incident: {0}; next: muster plan --incident {0}", file.display());
+    /// Brings the file to what is lost now; whether that is more than before. An alarm is told with or without a draft.
+    fn write(&mut self, config: &DetectConfig, lost: &LostSites) -> bool {
+        if !lost.is_alarm() {
+            *self = Self::default();
+            return false;
         }
-        self.lost = lost.count();
-        Ok(more)
+        let sites: BTreeSet<SiteId> = lost.found.lost.iter().map(|lost| lost.site.clone()).collect();
+        let more = sites.difference(&self.sites).next().is_some();
+        if sites == self.sites && self.written {
+            return false;
+        }
+        self.sites = sites;
+        let path = self.path.get_or_insert_with(|| path(config, lost));
+        let written = file(path, lost);
+        self.written = written.is_ok();
+        self.way_out = match written {
+            Ok(()) => format!("draft incident: {0}; next: muster plan --incident {0}", path.display()),
+            Err(error) => format!(
+                "no draft incident ({error:#}); next: muster detect --from {} --out incident.toml",
+                lost.window.0
+            ),
+        };
+        more
     }
 }
 
-fn file(config: &DetectConfig, lost: &LostSites) -> Result<PathBuf> {
+fn path(config: &DetectConfig, lost: &LostSites) -> PathBuf {
+    let digits: String = lost.window.1.to_string().chars().filter(char::is_ascii_digit).take(14).collect();
+    config.incident_dir.join(format!("draft-{digits}.toml"))
+}
+
+/// Written beside and renamed, so that whoever plans from it reads a whole one.
+fn file(path: &Path, lost: &LostSites) -> Result<()> {
     let (from, to) = lost.window;
     let incident = lost.found.incident("sites lost", &format!("detect {from}..{to}"), to);
     let text = toml::to_string(&incident).context("failed to write the incident")?;
-    std::fs::create_dir_all(&config.incident_dir)
-        .with_context(|| format!("failed to make the folder `{}`", config.incident_dir.display()))?;
-    let digits: String = to.to_string().chars().filter(char::is_ascii_digit).take(14).collect();
-    let path = config.incident_dir.join(format!("draft-{digits}.toml"));
-    std::fs::write(&path, text).with_context(|| format!("failed to write `{}`", path.display()))?;
-    Ok(path)
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir)
+            .with_context(|| format!("failed to make the folder `{}`", dir.display()))?;
+    }
+    let beside = path.with_extension("toml.new");
+    std::fs::write(&beside, text).with_context(|| format!("failed to write `{}`", beside.display()))?;
+    std::fs::rename(&beside, path).with_context(|| format!("failed to write `{}`", path.display()))
 }
 
 fn say(edge: &Edge) {

@@ -118,6 +118,29 @@ async fn nothing_of_a_forgotten_site_is_left_and_the_others_are_whole() {
     assert!(std::env::var_os("MUSTER_SEED").is_some() || crashes > 3, "{crashes}");
 }
 
+/// Two at once would each write an object that the other has just overwritten.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_site_is_forgotten_at_a_time() {
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    let mut world = all_sorts(&mut rng).await;
+    let (first, second) = (site(0), site(1));
+    let dir = tempfile::tempdir().unwrap();
+    let mut points = 40;
+    while repo_forget::Forgotten::read(&world.repository).await.unwrap().all().count() == 0 {
+        let repository = crashing(&world, points).await;
+        assert!(forget(&repository, &request(&first), (dir.path(), world.now)).await.is_err(), "it ended");
+        points += 5;
+    }
+    world.pass(1_000);
+    let refused = forget(&world.repository, &request(&second), (dir.path(), world.now)).await.unwrap_err();
+    assert!(refused.to_string().contains(&format!("muster repo forget {first}")), "{refused}");
+    assert!(!holding(&world, second.as_str()).await.is_empty());
+    for gone in [first, second] {
+        forget(&world.repository, &request(&gone), (dir.path(), world.now)).await.unwrap();
+        assert_eq!(holding(&world, gone.as_str()).await, [] as [String; 0]);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_or_life_refuses_and_a_dry_run_changes_nothing() {
     let mut rng = ChaCha8Rng::seed_from_u64(3);

@@ -46,7 +46,9 @@ pub(crate) async fn run(context: &Context, args: ForgetArgs) -> Result<ExitCode>
         tempfile::tempdir().context("failed to make a folder for objects; set TMPDIR to a disk with room")?;
     let done = forget::forget(&context.repository, &request, (dir.path(), context::now())).await;
     match done {
-        Err(error @ ForgetError::Claimed { .. }) => return Err(exit::refused(error)),
+        Err(error @ (ForgetError::Claimed { .. } | ForgetError::Another { .. })) => {
+            return Err(exit::refused(error));
+        }
         Err(error) => return Err(error.into()),
         Ok(Forgot::Nothing) => print::data(format!("the repository holds nothing of {site}")),
         Ok(Forgot::Would { found, runs, claims }) => {
@@ -96,7 +98,7 @@ fn show(receipt: &ForgetReceipt) {
 fn ids_kept(documents: &std::collections::BTreeMap<String, u64>) {
     for (sort, count) in documents {
         print::data(format!(
-            "{} {sort} keep its id, counts and digests, and no values",
+            "{} {sort} keep its id, counts and digests; where a check or a statement failed, what it said of the rows",
             print::count(*count)
         ));
     }
