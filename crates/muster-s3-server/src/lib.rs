@@ -14,6 +14,7 @@
 //!   any moment leaves whole objects and a staging folder, which the next start empties.
 //! - Writes and deletes of one key happen one after another, conditions included. An answer, also the refusal that
 //!   tells a loser that another won, is given only when the state that it rests on is durable.
+//! - A listing shows what is there all the while, in the order of keys; what comes and goes meanwhile does not make it fail.
 //! - Nothing under `.muster` is a bucket or an object.
 //!
 //! # Errors
@@ -27,6 +28,7 @@
 mod credentials;
 mod error;
 mod guard;
+mod listing;
 mod lock;
 mod read;
 mod serial;

@@ -100,12 +100,12 @@ fn service(
 ) -> Result<S3Service, ServerError> {
     let keys = credentials::read(credentials_file)?;
     let spool = Spool::open(&private_dir(&dir))?;
-    let listing = FileSystem::new(&dir).map_err(|error| ServerError::Io {
+    let files = FileSystem::new(&dir).map_err(|error| ServerError::Io {
         what: "open",
         path: dir.clone(),
         reason: format!("{error:?}"),
     })?;
-    let mut builder = S3ServiceBuilder::new(SerialisedFs::new(listing, Tree::new(dir, lock), spool));
+    let mut builder = S3ServiceBuilder::new(SerialisedFs::new(files, Tree::new(dir, lock), spool));
     builder.set_auth(SimpleAuth::from_single(keys.access_key, keys.secret_key));
     Ok(builder.build())
 }

@@ -11,6 +11,7 @@ use s3s::{S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 use s3s_fs::FileSystem;
 use tokio::sync::RwLock;
 
+use crate::listing::{self, Query};
 use crate::read;
 use crate::serial::KeyLocks;
 use crate::spool::{Spool, Staged};
@@ -19,12 +20,15 @@ use crate::tree::{self, Precondition, Tree, storage_error};
 /// Conditional writes up to this size wait for their key in memory; times the connections it is 64 MiB.
 const SMALL_BYTES_MAX: i64 = 64 * 1024;
 
+/// What a page of a listing shows at most, as with S3.
+const PAGE_MAX: i32 = 1000;
+
 /// Beyond it, a new connection is cheaper than receiving what nobody wants.
 const DRAINED_BYTES_MAX: usize = 256 * 1024;
 
-/// `s3s-fs` for bucket listings and for receiving bodies; names and conditions are decided here.
+/// `s3s-fs` for the list of buckets and for receiving bodies; names, conditions and listings are decided here.
 pub(crate) struct SerialisedFs {
-    listing: FileSystem,
+    files: FileSystem,
     tree: Arc<Tree>,
     spool: Spool,
     keys: KeyLocks,
@@ -33,8 +37,8 @@ pub(crate) struct SerialisedFs {
 }
 
 impl SerialisedFs {
-    pub(crate) fn new(listing: FileSystem, tree: Tree, spool: Spool) -> Self {
-        Self { listing, tree: Arc::new(tree), spool, keys: KeyLocks::new(), buckets: RwLock::default() }
+    pub(crate) fn new(files: FileSystem, tree: Tree, spool: Spool) -> Self {
+        Self { files, tree: Arc::new(tree), spool, keys: KeyLocks::new(), buckets: RwLock::default() }
     }
 
     /// Runs file work off the async threads. The closure keeps the tree, and with it the folder's lock, until it ends,
@@ -222,23 +226,71 @@ impl S3 for SerialisedFs {
         &self,
         req: S3Request<ListBucketsInput>,
     ) -> S3Result<S3Response<ListBucketsOutput>> {
-        self.listing.list_buckets(req).await
+        self.files.list_buckets(req).await
     }
 
     async fn list_objects(
         &self,
         req: S3Request<ListObjectsInput>,
     ) -> S3Result<S3Response<ListObjectsOutput>> {
-        self.tree.bucket(&req.input.bucket)?;
-        self.listing.list_objects(req).await
+        let marker = req.input.marker.clone();
+        let listed = self.list_objects_v2(req.map_input(Into::into)).await?;
+        Ok(listed.map_output(|listed| ListObjectsOutput {
+            contents: listed.contents,
+            common_prefixes: listed.common_prefixes,
+            delimiter: listed.delimiter,
+            name: listed.name,
+            prefix: listed.prefix,
+            max_keys: listed.max_keys,
+            is_truncated: listed.is_truncated,
+            marker,
+            next_marker: listed.next_continuation_token,
+            ..Default::default()
+        }))
     }
 
     async fn list_objects_v2(
         &self,
         req: S3Request<ListObjectsV2Input>,
     ) -> S3Result<S3Response<ListObjectsV2Output>> {
-        self.tree.bucket(&req.input.bucket)?;
-        self.listing.list_objects_v2(req).await
+        let input = req.input;
+        let bucket = self.tree.bucket(&input.bucket)?;
+        let max_keys = input.max_keys.unwrap_or(PAGE_MAX).clamp(0, PAGE_MAX);
+        let query = Query {
+            prefix: input.prefix.clone().unwrap_or_default(),
+            delimiter: input.delimiter.clone().filter(|delimiter| !delimiter.is_empty()),
+            // A continuation says where the page before ended.
+            after: input.continuation_token.clone().max(input.start_after.clone()),
+            max: usize::try_from(max_keys).map_err(S3Error::internal_error)?,
+        };
+        let page = self.blocking(move |_| listing::list(&bucket, &query).map_err(storage_error)).await?;
+        let object = |(key, metadata): (String, fs::Metadata)| {
+            Ok(Object {
+                key: Some(key),
+                size: Some(length(metadata.len())?),
+                last_modified: Some(modified(&metadata)?),
+                e_tag: Some(tree::etag(&metadata)),
+                ..Default::default()
+            })
+        };
+        let contents: Vec<Object> = page.objects.into_iter().map(object).collect::<S3Result<_>>()?;
+        let common_prefixes: Vec<CommonPrefix> =
+            page.beginnings.into_iter().map(|prefix| CommonPrefix { prefix: Some(prefix) }).collect();
+        let output = ListObjectsV2Output {
+            key_count: i32::try_from(contents.len() + common_prefixes.len()).ok(),
+            max_keys: Some(max_keys),
+            is_truncated: Some(page.is_truncated),
+            contents: Some(contents).filter(|contents| !contents.is_empty()),
+            common_prefixes: Some(common_prefixes).filter(|prefixes| !prefixes.is_empty()),
+            continuation_token: input.continuation_token,
+            next_continuation_token: page.last,
+            delimiter: input.delimiter,
+            name: Some(input.bucket),
+            prefix: input.prefix,
+            start_after: input.start_after,
+            ..Default::default()
+        };
+        Ok(S3Response::new(output))
     }
 
     async fn get_object(&self, req: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {

@@ -79,8 +79,7 @@ impl Tree {
 
     /// The file of an object, which need not be there.
     pub(crate) fn object_path(&self, bucket: &str, key: &str) -> S3Result<PathBuf> {
-        let usable = |part: &str| !matches!(part, "" | "." | "..") && part.len() <= KEY_PART_BYTES_MAX;
-        if key.contains('\0') || !key.split('/').all(usable) {
+        if !key.split('/').all(is_key_part) {
             return Err(s3_error!(
                 InvalidArgument,
                 "a key here is made of parts of 1 to 255 bytes between slashes, none of them `.` or `..`"
@@ -228,8 +227,13 @@ pub(crate) fn matches(condition: &ETagCondition, etag: &ETag) -> bool {
     condition.is_any() || condition.as_etag().is_some_and(|wanted| wanted.strong_cmp(etag))
 }
 
-fn is_absence(error: &io::Error) -> bool {
+pub(crate) fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// What may stand between the slashes of a key.
+pub(crate) fn is_key_part(part: &str) -> bool {
+    !matches!(part, "" | "." | "..") && part.len() <= KEY_PART_BYTES_MAX && !part.contains('\0')
 }
 
 fn link_error(error: io::Error) -> S3Error {
@@ -252,10 +256,7 @@ pub(crate) fn storage_error(error: io::Error) -> S3Error {
     answer
 }
 
-pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
+/// Somewhere below lies what is no folder.
 fn holds_a_file(dir: &Path) -> io::Result<bool> {
     let mut dirs = vec![dir.to_owned()];
     while let Some(dir) = dirs.pop() {
@@ -268,4 +269,8 @@ fn holds_a_file(dir: &Path) -> io::Result<bool> {
         }
     }
     Ok(false)
+}
+
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
 }
