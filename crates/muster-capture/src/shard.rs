@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use muster_repo::catalog::{self, CatalogQuery, Sites};
+use muster_repo::scratch::Scratch;
 use muster_repo::snapshot::new_snapshot_id;
 use muster_repo::{
     Chain, ChainError, ChainHead, RepoError, Repository, SegmentSpool, SnapshotWriter, SpooledSegment,
 };
 use muster_stores::capture::{CaptureError, CaptureSource, Polled, ShardState};
 use muster_types::{Boundary, Incarnation, Position, ShardName, Timestamp};
-use tempfile::TempDir;
 
 use crate::error::CaptureFailure;
 use crate::event::{CaptureEvent, Events};
@@ -342,14 +342,8 @@ impl ShardCapture {
         result.map_err(|error| self.shard_failure(error))
     }
 
-    fn spool_folder(&self) -> Result<TempDir, CaptureFailure> {
-        let mut builder = tempfile::Builder::new();
-        let builder = builder.prefix("muster-capture-");
-        let made = match &self.spool {
-            Some(folder) => std::fs::create_dir_all(folder).and_then(|()| builder.tempdir_in(folder)),
-            None => builder.tempdir(),
-        };
-        made.map_err(|error| {
+    fn spool_folder(&self) -> Result<Scratch, CaptureFailure> {
+        Scratch::new(self.spool.as_deref()).map_err(|error| {
             self.shard_failure(CaptureError::transient(
                 format!("cannot make a folder for spool files: {error}"),
                 "free space, or name another folder (TMPDIR)",

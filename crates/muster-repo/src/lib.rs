@@ -9,6 +9,7 @@
 //! | [`memory`] | [`MemoryObjects`]: that trait in memory, and [`memory::Faulty`], a wrapper that injects faults |
 //! | [`repository`] | [`Repository`]: open or create one; incarnations of shards |
 //! | [`jobs`] | chains of scheduled jobs, signs of life of servers |
+//! | [`scratch`] | folders for files on their way to the repository |
 //! | [`keys`] | where each object lies |
 //! | [`snapshot`] | [`SnapshotWriter`]: packs, pages and root of one snapshot |
 //! | [`segment`] | [`SegmentSpool`]: the data and frames of one change-log segment |
@@ -61,6 +62,7 @@ pub mod retention;
 pub mod rows;
 pub mod runs;
 pub mod s3;
+pub mod scratch;
 pub mod segment;
 pub mod snapshot;
 pub mod topologies;

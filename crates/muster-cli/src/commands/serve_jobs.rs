@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use async_trait::async_trait;
 use muster_capture::CaptureEvent;
 use muster_engine::Cancel;
+use muster_repo::scratch::Scratch;
 use muster_serve::Work;
 use muster_types::drill::Verdict;
 use muster_types::topology::JobWhat;
@@ -155,7 +156,7 @@ async fn fold(server: &Server, real_snapshot_every_days: u64) -> Result<String> 
 
 async fn compact(context: &Context) -> Result<String> {
     let dir =
-        tempfile::tempdir().context("failed to make a folder for packs; set TMPDIR to a disk with room")?;
+        Scratch::new(None).context("failed to make a folder for packs; set TMPDIR to a disk with room")?;
     let (mut merged, mut bytes) = (0, 0);
     for shard in context.repository.shards().await? {
         let done = muster_upkeep::compact::compact_shard(&context.repository, &shard, dir.path()).await?;

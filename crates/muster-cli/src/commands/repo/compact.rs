@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use muster_repo::scratch::Scratch;
 use muster_types::ShardName;
 
 use crate::context::Context;
@@ -19,7 +20,7 @@ pub(crate) struct CompactArgs {
 
 pub(crate) async fn run(context: &Context, args: CompactArgs) -> Result<ExitCode> {
     let dir =
-        tempfile::tempdir().context("failed to make a folder for packs; set TMPDIR to a disk with room")?;
+        Scratch::new(None).context("failed to make a folder for packs; set TMPDIR to a disk with room")?;
     let mut rows = Vec::new();
     for shard in super::chosen(context, &args.shard).await? {
         let done = muster_upkeep::compact::compact_shard(&context.repository, &shard, dir.path()).await?;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use muster_repo::scratch::Scratch;
 use muster_types::{ShardName, Timestamp};
 use muster_upkeep::fold::{self, Compared, Folded};
 
@@ -59,7 +60,7 @@ pub(crate) async fn shard_folded(
         return Ok(ShardFolded { compared, folded: None });
     }
     let dir =
-        tempfile::tempdir().context("failed to make a folder for packs; set TMPDIR to a disk with room")?;
+        Scratch::new(None).context("failed to make a folder for packs; set TMPDIR to a disk with room")?;
     let folded = fold::fold(&context.repository, shard, at, (dir.path(), now)).await?;
     Ok(ShardFolded { compared, folded })
 }

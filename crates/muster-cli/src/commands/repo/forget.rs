@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::Args;
 use muster_repo::forget::Found;
+use muster_repo::scratch::Scratch;
 use muster_types::SiteId;
 use muster_types::forget::ForgetReceipt;
 use muster_upkeep::forget::{self, ForgetError, ForgetRequest, Forgot};
@@ -43,7 +44,7 @@ pub(crate) async fn run(context: &Context, args: ForgetArgs) -> Result<ExitCode>
         dry_run: args.dry_run,
     };
     let dir =
-        tempfile::tempdir().context("failed to make a folder for objects; set TMPDIR to a disk with room")?;
+        Scratch::new(None).context("failed to make a folder for objects; set TMPDIR to a disk with room")?;
     let done = forget::forget(&context.repository, &request, (dir.path(), context::now())).await;
     match done {
         Err(error @ (ForgetError::Claimed { .. } | ForgetError::Another { .. })) => {
