@@ -377,8 +377,9 @@ pub trait StoreDriver: Send + Sync {
     /// known.
     async fn neighbour_digest(&self, excluded: &BTreeSet<StoreId>) -> Result<NeighbourDigest, DriverError>;
 
-    /// Releases claims of these stores and removes their staging. Repeatable.
-    async fn release(&self, run: &RunId, stores: &[StoreId]) -> Result<(), DriverError>;
+    /// Releases claims of these stores and removes their staging, unless a later epoch was raised: they are that engine's
+    /// then. Repeatable.
+    async fn release(&self, run: &RunId, epoch: Epoch, stores: &[StoreId]) -> Result<(), DriverError>;
 }
 
 fn no_queries() -> DriverError {

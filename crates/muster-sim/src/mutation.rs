@@ -43,6 +43,8 @@ pub enum Mutation {
     NeighbourTouched,
     /// A site is given back before it is whole.
     ReleasedEarly,
+    /// A shard takes stores back from an engine that lost its run.
+    ReleasedLate,
     /// Pruning does not look at open runs and saved plans.
     PruneForgetsRuns,
     /// Two servers win one slot of a job's chain.
@@ -51,7 +53,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::StartBeforeDependency,
         Self::PublishUnverified,
         Self::PoolExceeded,
@@ -70,6 +72,7 @@ impl Mutation {
         Self::HalfPublished,
         Self::NeighbourTouched,
         Self::ReleasedEarly,
+        Self::ReleasedLate,
         Self::PruneForgetsRuns,
         Self::JobClaimedTwice,
     ];

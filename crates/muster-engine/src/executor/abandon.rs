@@ -35,7 +35,7 @@ pub(super) async fn abandon(
         released.push(async move {
             let release = async {
                 insist(Duration::ZERO, || driver.fence(run, epoch)).await?;
-                insist(Duration::ZERO, || driver.release(run, &stores)).await
+                insist(Duration::ZERO, || driver.release(run, epoch, &stores)).await
             };
             (shard, release.await)
         });

@@ -313,7 +313,7 @@ async fn handback(context: &Context, site: &SiteId) -> StepResult {
         shards.entry(&planned.shard).or_default().push(store);
     }
     for (shard, stores) in shards {
-        context.driver(shard)?.release(&context.run, &stores).await?;
+        context.driver(shard)?.release(&context.run, context.epoch, &stores).await?;
     }
     if outputs.is_empty() {
         return Ok(Outcome::HandedBack);

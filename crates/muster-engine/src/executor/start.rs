@@ -93,7 +93,7 @@ pub(super) async fn start(
     }
     let harmed = preflight::harmed_objects(&engine.repository, plan).await?;
     ready.refuse_harmed(run, plan, state, &harmed);
-    ready.give_back(&engine.drivers, run, &wanted, plan, state).await;
+    ready.give_back(&engine.drivers, (run, epoch), &wanted, plan, state).await;
     Ok(ready)
 }
 
@@ -179,7 +179,7 @@ impl Ready {
     async fn give_back(
         &self,
         drivers: &Drivers,
-        run: &RunId,
+        (run, epoch): (&RunId, Epoch),
         wanted: &BTreeMap<ShardName, Vec<StoreId>>,
         plan: &Plan,
         state: &RunState,
@@ -199,7 +199,7 @@ impl Ready {
             };
             let stores: Vec<StoreId> = stores.iter().filter(refused).cloned().collect();
             let (false, Some(driver)) = (stores.is_empty(), drivers.get(shard)) else { continue };
-            if let Err(error) = driver.release(run, &stores).await {
+            if let Err(error) = driver.release(run, epoch, &stores).await {
                 // The run keeps these claims, as failed sites do, until it is resumed or abandoned.
                 tracing::warn!(%shard, %error, "claims of refused sites were not given back");
             }

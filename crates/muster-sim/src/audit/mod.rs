@@ -222,7 +222,14 @@ impl Audit {
     }
 
     /// Claims were given back.
-    pub(crate) fn released(&mut self, shard: &ShardName, run: &RunId, stores: &[StoreId]) {
+    pub(crate) fn released(&mut self, shard: &ShardName, (run, epoch): (&RunId, Epoch), stores: &[StoreId]) {
+        let held = self.epochs.get(&(shard.clone(), run.clone())).copied().unwrap_or_default();
+        if held > epoch {
+            self.violation(format!(
+                "shard {shard} took {} stores back from epoch {epoch} of {run}, fenced by {held}",
+                stores.len()
+            ));
+        }
         for store in stores {
             let place = (shard.clone(), store.clone());
             if self.claims.get(&place) != Some(run) {

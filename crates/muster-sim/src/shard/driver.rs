@@ -157,7 +157,7 @@ fn publish_together(
         shard.world.audit().published(&shard.name, work, state);
         if lie.releases {
             let store = std::slice::from_ref(&work.store);
-            shard.world.audit().released(&shard.name, &work.run, store);
+            shard.world.audit().released(&shard.name, (&work.run, work.epoch), store);
             state.release(&work.run, store);
         }
     }
@@ -372,11 +372,15 @@ impl StoreDriver for Handle {
         .await
     }
 
-    async fn release(&self, run: &RunId, stores: &[StoreId]) -> Result<(), DriverError> {
+    async fn release(&self, run: &RunId, epoch: Epoch, stores: &[StoreId]) -> Result<(), DriverError> {
         let (run, stores) = (run.clone(), stores.to_vec());
+        let believes = self.mutated(Mutation::ReleasedLate);
         let what = format!("release {} stores of {run}", stores.len());
         self.call(what, Gate::None, ErrorClass::Transient, move |shard, state| {
-            shard.world.audit().released(&shard.name, &run, &stores);
+            if !believes {
+                state.check_epoch(&run, epoch)?;
+            }
+            shard.world.audit().released(&shard.name, (&run, epoch), &stores);
             state.release(&run, &stores);
             Ok(())
         })

@@ -79,7 +79,7 @@ async fn staging_that_a_frozen_engine_holds_is_taken_from_it() {
     // As in the middle of a COPY.
     let frozen = world.database.muster().await;
     frozen.batch_execute(&format!("BEGIN; LOCK TABLE {table} IN ROW EXCLUSIVE MODE")).await.unwrap();
-    world.driver.release(&work.run, std::slice::from_ref(&work.store)).await.unwrap();
+    world.driver.release(&work.run, work.epoch, std::slice::from_ref(&work.store)).await.unwrap();
     assert_eq!(world.ask("SELECT count(*) FROM muster.staging").await, "0");
     assert_eq!(world.ask(&format!("SELECT to_regclass('{table}') IS NULL")).await, "true");
     frozen.batch_execute("COMMIT").await.unwrap_err();

@@ -276,7 +276,7 @@ async fn a_row_that_is_missed_and_a_store_without_a_claim_are_told_by_their_stor
     // v2's issues refer to kind 3.
     world.sql("DELETE FROM kind WHERE id = 3").await;
     let other = fallen.works[5].clone();
-    world.driver.release(&other.run, std::slice::from_ref(&other.store)).await.unwrap();
+    world.driver.release(&other.run, other.epoch, std::slice::from_ref(&other.store)).await.unwrap();
     let answers = world.driver.publish_group(&fallen.stage().await).await;
     let failed = failed(&answers);
     assert_eq!(failed.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [2, 5], "{answers:?}");

@@ -141,7 +141,7 @@ async fn rows_come_back_in_todays_shape() {
     let next = world.ask("SELECT nextval(pg_get_serial_sequence('issue', 'id')) > 29").await;
     assert_eq!(next, "true");
     for work in &works {
-        world.driver.release(&work.run, std::slice::from_ref(&work.store)).await.unwrap();
+        world.driver.release(&work.run, work.epoch, std::slice::from_ref(&work.store)).await.unwrap();
     }
     let left = "SELECT count(*) FROM pg_tables WHERE schemaname = 'muster' AND tablename LIKE 'stage\\_%'";
     assert_eq!(world.ask(left).await, "0");

@@ -53,7 +53,8 @@ async fn parents_children_sequences_and_generated_columns() {
     let snapshot = world.snapshot("a").await;
     world.sql(r#"SELECT setval('"Vorgang_id_seq"', 1000000)"#).await;
     world.sql(delete).await;
-    world.driver.release(&snapshot.work("a", "run-1").run, &[store("a")]).await.unwrap();
+    let work = snapshot.work("a", "run-1");
+    world.driver.release(&work.run, work.epoch, &[store("a")]).await.unwrap();
     assert_eq!(
         world.ask("SELECT count(*) FROM pg_class WHERE relname LIKE 'stage\\_%' AND relkind = 'r'").await,
         "0"

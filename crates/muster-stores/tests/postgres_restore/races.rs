@@ -119,7 +119,8 @@ async fn a_referenced_row_that_is_deleted_and_brought_back_is_there() {
     // One that does not come back is missed still.
     let snapshot = world.snapshot("a").await;
     let work = snapshot.work("a", "run-2");
-    world.driver.release(&snapshot.work("a", "run-1").run, std::slice::from_ref(&work.store)).await.unwrap();
+    let first = snapshot.work("a", "run-1");
+    world.driver.release(&first.run, first.epoch, std::slice::from_ref(&work.store)).await.unwrap();
     world.begin(&work).await;
     let staged = world.stage(&work, &snapshot).await.unwrap();
     world.sql("DELETE FROM t").await;

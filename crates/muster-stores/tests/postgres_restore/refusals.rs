@@ -114,6 +114,9 @@ async fn a_fenced_engine_and_another_run_are_refused() {
     assert_eq!(world.driver.publish(&work, &staged).await.unwrap_err().class, ErrorClass::Fenced);
     assert_eq!(world.stage(&work, &snapshot).await.unwrap_err().class, ErrorClass::Fenced);
     assert_eq!(world.driver.fence(&work.run, Epoch(1)).await.unwrap_err().class, ErrorClass::Fenced);
+    // Nor does the earlier one give away, or throw away, what its successor holds.
+    let late = world.driver.release(&work.run, work.epoch, &[store("a")]).await;
+    assert_eq!(late.unwrap_err().class, ErrorClass::Fenced);
     is_untouched(&world).await;
     let mut taken_over = work.clone();
     taken_over.epoch = Epoch(2);

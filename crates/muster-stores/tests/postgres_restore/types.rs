@@ -63,7 +63,7 @@ async fn types_of_extensions_are_compared_in_their_own_way() {
     world
         .sql("DELETE FROM c WHERE p = 'one'; DELETE FROM p WHERE site = 'a'; UPDATE p SET alias = 'X'")
         .await;
-    world.driver.release(&work.run, std::slice::from_ref(&work.store)).await.unwrap();
+    world.driver.release(&work.run, work.epoch, std::slice::from_ref(&work.store)).await.unwrap();
     let refused = world.refusal(&snapshot.work("a", "run-2"), &snapshot).await;
     assert!(refused.message.contains("key (alias) = "), "{refused}");
 }

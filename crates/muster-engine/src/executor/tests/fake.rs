@@ -468,8 +468,9 @@ impl StoreDriver for FakeShard {
         Ok(NeighbourDigest { position, rows, state: digest.to_hex(), digest: digest.finish() })
     }
 
-    async fn release(&self, run: &RunId, stores: &[StoreId]) -> Result<(), DriverError> {
+    async fn release(&self, run: &RunId, epoch: Epoch, stores: &[StoreId]) -> Result<(), DriverError> {
         let mut state = self.lock();
+        state.check_epoch(run, epoch)?;
         for store in stores {
             state.fail("release", store)?;
             if state.claims.get(store) == Some(run) {

@@ -176,12 +176,13 @@ impl StoreDriver for PostgresDriver {
         proof::neighbour_digest(&self.shard, excluded).await
     }
 
-    async fn release(&self, run: &RunId, stores: &[StoreId]) -> Result<(), DriverError> {
+    async fn release(&self, run: &RunId, epoch: Epoch, stores: &[StoreId]) -> Result<(), DriverError> {
         let session = self.shard.session().await?;
         let ready = self.shard.ensure_run_tables(&session).await;
         ready.map_err(|error| self.shard.error("create schema `muster`", &error))?;
-        fence::release(&self.shard, &session, run, stores).await?;
-        stage::remove(&self.shard, &session, run, stores).await?;
+        fence::release(&self.shard, &session, (run, epoch), stores).await?;
+        self.shard.sent.forget(stores);
+        stage::drop_unclaimed(&self.shard, &session, run, epoch).await?;
         session.keep();
         Ok(())
     }

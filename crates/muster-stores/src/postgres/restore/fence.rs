@@ -162,23 +162,40 @@ fn not_claimed(shard: &Shard, work: &StoreWork, holder: Option<&str>) -> DriverE
     }
 }
 
-/// Releases claims of a run; those of others stay.
+/// Releases claims of a run and forgets what it staged, unless another engine has taken it over; claims of other runs
+/// stay.
 pub(super) async fn release(
     shard: &Shard,
     client: &Client,
-    run: &RunId,
+    (run, epoch): (&RunId, Epoch),
     stores: &[StoreId],
 ) -> Result<(), DriverError> {
     let (sites, kinds) = columns(stores);
-    client
-        .execute_typed(
-            "DELETE FROM muster.claim c USING unnest($1::text[], $2::text[]) s(site, kind) \
-             WHERE c.site = s.site AND c.kind = s.kind AND c.run = $3",
-            &[(&sites, Type::TEXT_ARRAY), (&kinds, Type::TEXT_ARRAY), (&run.as_str(), Type::TEXT)],
+    // One statement: an engine that is frozen holds the epoch's row for nobody.
+    let row = client
+        .query_typed_one(
+            "WITH held AS (SELECT epoch FROM muster.epoch WHERE run = $3 FOR SHARE), \
+             released AS (DELETE FROM muster.claim c USING unnest($1::text[], $2::text[]) s(site, kind) \
+                 WHERE c.site = s.site AND c.kind = s.kind AND c.run = $3 \
+                 AND NOT EXISTS (SELECT FROM held WHERE epoch > $4)), \
+             forgotten AS (DELETE FROM muster.staged g USING unnest($1::text[], $2::text[]) s(site, kind) \
+                 WHERE g.site = s.site AND g.kind = s.kind AND g.run = $3 \
+                 AND NOT EXISTS (SELECT FROM held WHERE epoch > $4)) \
+             SELECT max(epoch) FROM held",
+            &[
+                (&sites, Type::TEXT_ARRAY),
+                (&kinds, Type::TEXT_ARRAY),
+                (&run.as_str(), Type::TEXT),
+                (&number(epoch), Type::INT8),
+            ],
         )
         .await
-        .map(drop)
-        .map_err(|error| shard.error(&format!("release claims of run {run}"), &error))
+        .map_err(|error| shard.error(&format!("release claims of run {run}"), &error))?;
+    let found = row.get::<_, Option<i64>>(0).map(|found| Epoch(found.cast_unsigned()));
+    match found.filter(|found| *found > epoch) {
+        Some(found) => Err(fenced(shard, run, epoch, found)),
+        None => Ok(()),
+    }
 }
 
 /// The end of the log stands in for the last position, which the record cannot hold.

@@ -20,7 +20,7 @@ use muster_engine::driver::{DriverError, ErrorClass, RowBatch, StoreWork};
 use muster_rows::Row;
 use muster_types::journal::TableDigest;
 use muster_types::table::{CapturedTable, TableDef};
-use muster_types::{Digest, RunId, SiteId, StoreId};
+use muster_types::{Digest, Epoch, RunId, SiteId};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
@@ -32,7 +32,7 @@ use super::lines::LinesSum;
 use super::owner::column_list;
 use super::shard::Shard;
 use super::{copy, recreate};
-use crate::postgres::schema::quote;
+use crate::postgres::schema::{literal, quote};
 use crate::postgres::system::DDL_LOCK;
 
 /// The column that rows of one attempt share; no application names a column so.
@@ -143,7 +143,6 @@ async fn create_table(client: &Client, run: &RunId, def: &TableDef) -> Result<()
         let staged = recreate::staged_type(client, &column.declared_type).await?;
         columns.push_str(&format!(", {} {staged}", quote(&column.name)));
     }
-    let literal = |text: &str| crate::postgres::schema::literal(text);
     let sql = format!(
         "BEGIN; SELECT pg_advisory_xact_lock({DDL_LOCK}); \
          CREATE UNLOGGED TABLE IF NOT EXISTS {name} ({ATTEMPT} bigint NOT NULL{columns}); \
@@ -285,25 +284,14 @@ fn read_back(work: &StoreWork, staged: &Staged) -> (String, Vec<String>) {
     (format!("read back what is staged of {}", work.store), work.tables.iter().map(select).collect())
 }
 
-/// Forgets what is staged of stores, and drops the staging tables of a run that has no claim left.
-pub(super) async fn remove(
+/// Drops the staging tables of a run that has no claim left, unless another engine has taken it over.
+pub(super) async fn drop_unclaimed(
     shard: &Shard,
     client: &Client,
     run: &RunId,
-    stores: &[StoreId],
+    epoch: Epoch,
 ) -> Result<(), DriverError> {
     let failed = |error: Error| shard.error(&format!("remove the staging of run {run}"), &error);
-    shard.sent.forget(stores);
-    let (sites, kinds): (Vec<&str>, Vec<&str>) =
-        stores.iter().map(|store| (store.site.as_str(), store.kind.as_str())).unzip();
-    client
-        .execute(
-            "DELETE FROM muster.staged g USING unnest($1::text[], $2::text[]) s(site, kind) \
-             WHERE g.site = s.site AND g.kind = s.kind AND g.run = $3",
-            &[&sites, &kinds, &run.as_str()],
-        )
-        .await
-        .map_err(failed)?;
     let tables = client
         .query(
             "SELECT name FROM muster.staging WHERE run = $1 \
@@ -314,18 +302,24 @@ pub(super) async fn remove(
         .map_err(failed)?;
     for row in tables {
         let name: String = row.get(0);
-        drop_table(client, &name).await.map_err(failed)?;
+        drop_table(client, &name, run, epoch).await.map_err(failed)?;
         shard.forget_staging();
     }
     Ok(())
 }
 
-async fn drop_table(client: &Client, name: &str) -> Result<(), Error> {
+async fn drop_table(client: &Client, name: &str, run: &RunId, epoch: Epoch) -> Result<(), Error> {
+    let (table, name_text, run) = (quote(name), literal(name), literal(run.as_str()));
+    // Nobody raises the epoch while its row is held, and only who has raised it claims and stages.
     let sql = format!(
         "BEGIN; SET LOCAL lock_timeout = '10s'; SELECT pg_advisory_xact_lock({DDL_LOCK}); \
-         DROP TABLE IF EXISTS muster.{}; DELETE FROM muster.staging WHERE name = {}; COMMIT",
-        quote(name),
-        crate::postgres::schema::literal(name),
+         DO $muster$ BEGIN \
+         PERFORM FROM muster.epoch WHERE run = {run} FOR SHARE; \
+         IF NOT EXISTS (SELECT FROM muster.epoch WHERE run = {run} AND epoch > {epoch}) \
+            AND NOT EXISTS (SELECT FROM muster.claim WHERE run = {run}) THEN \
+         DROP TABLE IF EXISTS muster.{table}; DELETE FROM muster.staging WHERE name = {name_text}; \
+         END IF; END $muster$; COMMIT",
+        epoch = epoch.0,
     );
     match client.batch_execute(&sql).await {
         Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {

@@ -161,12 +161,8 @@ impl StoreDriver for SqliteDriver {
         self.blocking(move |shard| proof::neighbour_digest(shard, &excluded)).await
     }
 
-    async fn release(&self, run: &RunId, stores: &[StoreId]) -> Result<(), DriverError> {
+    async fn release(&self, run: &RunId, epoch: Epoch, stores: &[StoreId]) -> Result<(), DriverError> {
         let (run, stores) = (run.clone(), stores.to_vec());
-        self.blocking(move |shard| {
-            fence::release(shard, &run, &stores)?;
-            stage::remove(shard, &run, &stores)
-        })
-        .await
+        self.blocking(move |shard| fence::release(shard, &run, epoch, &stores)).await
     }
 }

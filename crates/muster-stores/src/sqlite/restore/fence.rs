@@ -10,6 +10,7 @@ use muster_types::{Epoch, Position, RunId, StoreId, Timestamp};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::shard::Shard;
+use super::stage;
 use crate::sqlite::system;
 
 /// Raises the run's epoch row and returns what the run has published here.
@@ -18,9 +19,7 @@ pub(super) fn fence(shard: &Shard, run: &RunId, epoch: Epoch) -> Result<Vec<Publ
     let failed = |error: rusqlite::Error| shard.error(&format!("fence run {run}"), &error);
     writer.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
     system::ensure_run_tables(&writer).map_err(failed)?;
-    if let Some(found) = epoch_of(&writer, run).map_err(failed)?.filter(|found| *found > epoch) {
-        return Err(fenced(shard, run, epoch, found));
-    }
+    check_not_fenced(shard, &writer, run, epoch)?;
     writer
         .execute(
             "INSERT INTO _muster_epoch (run, epoch) VALUES (?1, ?2) ON CONFLICT (run) DO UPDATE SET epoch = ?2",
@@ -48,6 +47,15 @@ pub(super) fn check_epoch(
             format!("run {run} has not announced epoch {epoch} here"),
             "the shard was rewound during the run, perhaps: resume the run, which announces it again",
         )),
+    }
+}
+
+/// Fails if a later epoch was raised. To be called in a write transaction.
+fn check_not_fenced(shard: &Shard, conn: &Connection, run: &RunId, epoch: Epoch) -> Result<(), DriverError> {
+    let found = epoch_of(conn, run).map_err(|error| shard.error("read the run's epoch", &error))?;
+    match found.filter(|found| *found > epoch) {
+        Some(found) => Err(fenced(shard, run, epoch, found)),
+        None => Ok(()),
     }
 }
 
@@ -132,21 +140,30 @@ pub(super) fn check_claim(
     }
 }
 
-/// Releases claims of a run; those of others stay.
-pub(super) fn release(shard: &Shard, run: &RunId, stores: &[StoreId]) -> Result<(), DriverError> {
+/// Releases claims of a run and removes what it staged, unless another engine has taken it over; claims of other runs
+/// stay.
+pub(super) fn release(
+    shard: &Shard,
+    run: &RunId,
+    epoch: Epoch,
+    stores: &[StoreId],
+) -> Result<(), DriverError> {
     let writer = shard.writer()?;
     let failed = |error: rusqlite::Error| shard.error(&format!("release claims of run {run}"), &error);
     writer.execute_batch("BEGIN IMMEDIATE").map_err(failed)?;
     system::ensure_run_tables(&writer).map_err(failed)?;
+    check_not_fenced(shard, &writer, run, epoch)?;
     for store in stores {
         writer
             .prepare_cached("DELETE FROM _muster_claim WHERE site = ?1 AND kind = ?2 AND run = ?3")
             .and_then(|mut delete| delete.execute([store.site.as_str(), store.kind.as_str(), run.as_str()]))
             .map_err(failed)?;
     }
+    // Under the lock, so that no later engine has staged meanwhile; large files are removed without it.
+    let aside = stage::set_aside(shard, run, stores)?;
     writer.execute_batch("COMMIT").map_err(failed)?;
     writer.keep();
-    Ok(())
+    stage::remove(shard, run, &aside)
 }
 
 fn epoch_of(conn: &Connection, run: &RunId) -> rusqlite::Result<Option<Epoch>> {

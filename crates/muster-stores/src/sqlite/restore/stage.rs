@@ -97,12 +97,30 @@ pub(super) fn existing(shard: &Shard, work: &StoreWork) -> Result<PathBuf, Drive
     ))
 }
 
-/// Removes the staging files of stores, and the run's folder when it is empty.
-pub(super) fn remove(shard: &Shard, run: &RunId, stores: &[StoreId]) -> Result<(), DriverError> {
+/// Takes what is staged of stores out of use, at once; [`remove`] takes it off the disk. Files that nobody removes are taken
+/// for unfinished ones.
+pub(super) fn set_aside(shard: &Shard, run: &RunId, stores: &[StoreId]) -> Result<Vec<PathBuf>, DriverError> {
+    let mut aside = Vec::new();
     for store in stores {
-        match std::fs::remove_file(shard.stage_path(run, store)) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
+        let path = shard.stage_path(run, store);
+        let new = path.with_extension(format!("{UNFINISHED}{}-released", std::process::id()));
+        match std::fs::rename(&path, &new) {
+            Ok(()) => aside.push(new),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => {
                 return Err(shard.file_error(&format!("remove what is staged of {store}"), &error));
+            }
+        }
+    }
+    Ok(aside)
+}
+
+/// Removes what was set aside, and the run's folder when it is empty.
+pub(super) fn remove(shard: &Shard, run: &RunId, aside: &[PathBuf]) -> Result<(), DriverError> {
+    for path in aside {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(shard.file_error(&format!("remove what run {run} staged"), &error));
             }
             _ => {}
         }

@@ -216,7 +216,7 @@ impl World {
                     assert_eq!(self.fixture.everything(), before);
                 }
             }
-            self.fixture.driver.release(&work.run, &[work.store]).await.unwrap();
+            self.fixture.driver.release(&work.run, work.epoch, &[work.store]).await.unwrap();
         }
     }
 

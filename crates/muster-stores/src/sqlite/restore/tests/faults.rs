@@ -106,7 +106,7 @@ async fn staging_that_a_killed_engine_left_goes_with_the_next_epoch() {
     std::fs::write(folder.join("a.identity.part-1-0"), "torn").unwrap();
     fixture.driver.fence(&work.run, muster_types::Epoch(2)).await.unwrap();
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), staged, "what is whole stays");
-    fixture.driver.release(&work.run, std::slice::from_ref(&work.store)).await.unwrap();
+    fixture.driver.release(&work.run, work.epoch, std::slice::from_ref(&work.store)).await.unwrap();
     assert!(!folder.exists());
 }
 
@@ -127,10 +127,10 @@ async fn a_hand_back_takes_no_folder_from_under_a_stage() {
     let rows = fixture.rows(&one);
     fixture.driver.fence(&one.run, one.epoch).await.unwrap();
     for _ in 0..200 {
-        let release = fixture.driver.release(&other.run, std::slice::from_ref(&other.store));
+        let release = fixture.driver.release(&other.run, other.epoch, std::slice::from_ref(&other.store));
         let (staged, released) = tokio::join!(fixture.stage(&one, &rows), release);
         staged.unwrap();
         released.unwrap();
-        fixture.driver.release(&one.run, std::slice::from_ref(&one.store)).await.unwrap();
+        fixture.driver.release(&one.run, one.epoch, std::slice::from_ref(&one.store)).await.unwrap();
     }
 }

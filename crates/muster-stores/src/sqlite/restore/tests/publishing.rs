@@ -71,7 +71,7 @@ async fn staging_again_replaces_what_an_earlier_attempt_left() {
     fixture.prepare(&work, &twice).await.unwrap();
     fixture.restore(&work, &rows).await.unwrap();
     assert_eq!(fixture.rows(&work), rows);
-    fixture.driver.release(&work.run, std::slice::from_ref(&work.store)).await.unwrap();
+    fixture.driver.release(&work.run, work.epoch, std::slice::from_ref(&work.store)).await.unwrap();
     assert!(!fixture.dir.path().join("shard.db.muster").exists());
 }
 

@@ -54,9 +54,14 @@ async fn a_store_is_claimed_by_one_open_run() {
         [Some("r1"), Some("r2")]
     );
     // Only the holder's release counts.
-    fixture.driver.release(&two, std::slice::from_ref(&a)).await.unwrap();
+    fixture.driver.release(&two, Epoch(1), std::slice::from_ref(&a)).await.unwrap();
     assert_eq!(fixture.driver.claim(&two, Epoch(1), std::slice::from_ref(&a)).await.unwrap().len(), 1);
-    fixture.driver.release(&one, std::slice::from_ref(&a)).await.unwrap();
+    // An engine that lost the run does not give away what its successor holds.
+    fixture.driver.fence(&one, Epoch(2)).await.unwrap();
+    let late = fixture.driver.release(&one, Epoch(1), std::slice::from_ref(&a)).await;
+    assert_eq!(late.unwrap_err().class, ErrorClass::Fenced);
+    assert_eq!(fixture.driver.claim(&two, Epoch(1), std::slice::from_ref(&a)).await.unwrap().len(), 1);
+    fixture.driver.release(&one, Epoch(2), std::slice::from_ref(&a)).await.unwrap();
     assert_eq!(fixture.driver.claim(&two, Epoch(1), std::slice::from_ref(&a)).await.unwrap(), []);
 }
 
