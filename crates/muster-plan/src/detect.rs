@@ -36,7 +36,7 @@
 //!   poll moves the onset to itself, earlier by at most that poll.
 //! - A store that came and went within the window lost nothing by the net. It is part of the loss if it went with its
 //!   site, even where both stand in one frame: if the log has commits, the frame is taken for rows that came first and
-//!   went then.
+//!   went then. One that comes and goes all the time went with its site the last time at most.
 //! - A truncated or dropped table counts as a loss of every site that had rows in it, at the event's position if the
 //!   log knows it, else at the end of the segment before.
 //!

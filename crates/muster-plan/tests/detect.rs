@@ -190,6 +190,25 @@ fn a_store_that_came_and_went_long_before_its_site_fell_is_left_as_it_was() {
 }
 
 #[test]
+fn a_store_that_comes_and_goes_all_the_time_does_not_move_the_onset() {
+    let mut script = Script::new("shard-0");
+    sized(&mut script, "a", &[("sites", 1), ("users", 30), ("projects", 5), ("issues", 50)]);
+    script.snapshot(0.0);
+    script.poll(1.0);
+    for round in 0..10 {
+        let began = 1_000.0 + 4.0 * f64::from(round);
+        script.change("a", "licences", began, 8).change("a", "licences", began + 0.5, -8);
+        script.poll(began + 1.0);
+        commits(&mut script, &[(8, began), (16, began + 0.5), (20, began + 1.0)]);
+    }
+    delete_site(&mut script, "a", 1_040.5);
+    script.poll(1_041.0);
+    let detection = found(&[&script], 5.0, 3_000.0);
+    // The last time may have been the script's; the nine before it were not.
+    assert!(detection.lost[0].first_loss_at >= at(1_036.5), "{detection:?}");
+}
+
+#[test]
 fn truncated_tables_are_losses_of_every_site_that_had_rows() {
     let mut script = two_sites();
     let tables: Vec<String> = script.tables.iter().map(|table| table.def.name.clone()).collect();

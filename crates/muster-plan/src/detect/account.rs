@@ -76,6 +76,8 @@ pub(super) struct Step {
     pub(super) deletions: Option<(ChangeStamp, ChangeStamp)>,
     /// A whole table went, or was read again.
     pub(super) whole_table: Option<WholeTable>,
+    /// What it took had come in the same poll.
+    pub(super) brief: bool,
 }
 
 /// The first loss of a whole table in a segment.
@@ -410,7 +412,14 @@ impl Step {
         let (rows, directory) = (self.gained, self.directory_loss);
         let came =
             Self { segment: self.segment, net_loss: -rows, marked_gain: self.marked_gain, ..Self::default() };
-        let went = Self { net_loss: rows, directory_loss: directory, gained: 0, marked_gain: 0, ..self };
+        let went = Self {
+            net_loss: rows,
+            directory_loss: directory,
+            gained: 0,
+            marked_gain: 0,
+            brief: true,
+            ..self
+        };
         vec![came, went]
     }
 

@@ -28,6 +28,8 @@ struct Event {
     loss: i64,
     /// The same, whatever came.
     took: i64,
+    /// What it took had come in the same poll.
+    brief: bool,
     /// It left a store of several rows without one, or took half of one's rows, and many.
     drastic: bool,
     /// It left the store without a row.
@@ -116,6 +118,7 @@ fn timeline(account: &SiteAccount<'_>) -> Vec<Event> {
                 change: step.marked_gain - loss,
                 loss,
                 took: step.took(),
+                brief: step.brief,
                 drastic: (loss >= SEVERAL_ROWS && loss >= held) || (loss >= MANY_ROWS && loss * 2 >= held),
                 empties: loss > 0 && loss >= held,
                 directory: step.directory_loss > 0,
@@ -141,6 +144,7 @@ fn succession(account: &SiteAccount<'_>, number: usize) -> Option<Event> {
         change: store.rows_before as i64 - held as i64,
         loss: 0,
         took: 0,
+        brief: false,
         drastic: false,
         empties: false,
         directory: false,
@@ -200,6 +204,11 @@ impl<'e> Walk<'e> {
     /// An earlier event is part of the fall.
     fn belongs(&self, number: usize, options: &DetectOptions) -> bool {
         let event = &self.events[number];
+        // A store that comes and goes all the time goes with its site the last time at most.
+        let behind = &self.events[number + 1..=self.members[0]];
+        if event.brief && behind.iter().any(|later| later.brief && later.store == event.store) {
+            return self.continues(event);
+        }
         let gap = self.events[self.first].start.seconds_since(event.end);
         let notable = event.loss >= SEVERAL_ROWS && event.loss * 20 >= self.total;
         let alike = event.loss * 4 >= self.action || notable || event.empties;
