@@ -184,6 +184,37 @@ fn a_harmed_directory_row_costs_one_site_its_facts() {
 }
 
 #[test]
+fn what_only_a_harmed_snapshot_root_knew_is_not_taken_for_absent() {
+    let scene = Scene::set(18);
+    let whole = scene.plan();
+    let shard = whole.sites[0].stores[0].shard.to_string();
+    let of_shard = |plan: &Plan| -> Vec<String> {
+        let sites = plan.sites.iter().filter(|site| {
+            site.stores.iter().any(|store| store.shard.to_string() == shard && store.rows > 0)
+        });
+        sites.map(|site| site.site.to_string()).collect()
+    };
+    let victims = of_shard(&whole);
+    assert!(!victims.is_empty());
+    let objects = scene.world.objects(&format!("shards/{shard}"));
+    let roots: Vec<_> = objects.iter().filter(|path| path.ends_with("root.json.zst")).collect();
+    assert_eq!(roots.len(), 1, "one base");
+    {
+        let _flipped = Harmed::flipped(roots[0], 20);
+        let ran = scene.incident.plan(&scene.world, &[]);
+        ran.says(&["snapshot-unread", &shard, "missing-snapshot", "muster repo check", "bring it back"]);
+        let harmed = scene.plan();
+        let named = |site: &String| {
+            harmed.notes.iter().any(|note| note.code == "missing-snapshot" && note.subject == *site)
+        };
+        assert!(victims.iter().all(named), "{:?}", harmed.notes);
+    }
+    scene.incident.plan(&scene.world, &[]).ok();
+    scene.apply().ok();
+    scene.incident.is_undone(&scene.world, "r");
+}
+
+#[test]
 fn harm_to_the_log_is_named_by_the_plan() {
     let scene = Scene::set(11);
     let shard = scene.plan().sites[0].stores[0].shard.to_string();

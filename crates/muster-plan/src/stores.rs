@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use muster_types::catalog::{Catalog, SiteHistory};
+use muster_types::catalog::{Catalog, ShardHistory, SiteHistory};
 use muster_types::incident::{BeforePosition, IncidentSite};
 use muster_types::plan::{Note, Severity};
 use muster_types::request::Placement;
@@ -28,6 +28,10 @@ use crate::index::CatalogIndex;
 use crate::inputs::{InputError, SiteTables, site_tables};
 use crate::planner::PlanError;
 use crate::recovery::{NoRecoveryPoint, RecoveryPoint, Target, recover};
+
+/// What to do about a snapshot whose root cannot be read.
+pub(crate) const UNREAD_HINT: &str = "muster repo check names the object; bring it back from the bucket's versions or replica, \
+                                      then plan again";
 
 /// A store of a site at its target.
 #[derive(Clone, Debug)]
@@ -383,12 +387,18 @@ impl<'a> Finder<'a> {
                     .to_owned(),
             ),
             Problem::Point(_) | Problem::Input(InputError::MissingSnapshot { .. }) => {
-                // A site that came to the shard later had nothing there yet.
-                let existed = by_position || in_first_snapshot(history, shard);
+                // A site that came to the shard later had nothing there yet, unless a snapshot knew it that cannot be read.
+                let shard_history = self.index.catalog.shards.get(shard);
+                let unread = shard_history.is_some_and(ShardHistory::begins_unread);
+                let existed = by_position || unread || in_first_snapshot(history, shard);
                 if !existed {
                     return None;
                 }
-                ("missing-snapshot", "choose a target at or after the first recovery point".to_owned())
+                let hint = match unread {
+                    true => UNREAD_HINT,
+                    false => "choose a target at or after the first recovery point",
+                };
+                ("missing-snapshot", hint.to_owned())
             }
             Problem::Input(problem) => ("unreadable-log", problem.hint()),
         };

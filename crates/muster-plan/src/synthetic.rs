@@ -290,6 +290,7 @@ fn shard_history(number: u32, fleet: Fleet, tables: &[CapturedTable]) -> Result<
         snapshots: vec![snapshot],
         segments: segments.collect(),
         gaps: Vec::new(),
+        snapshots_unread: Vec::new(),
     };
     Ok(ShardHistory { incarnations: vec![incarnation] })
 }

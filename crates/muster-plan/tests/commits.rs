@@ -314,6 +314,7 @@ impl World {
             snapshots: self.snapshots.clone(),
             segments: self.segments.clone(),
             gaps: vec![],
+            snapshots_unread: vec![],
         };
         let trace = |number: usize| SiteTrace {
             shard: shard("shard-0"),

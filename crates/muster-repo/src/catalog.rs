@@ -42,6 +42,25 @@ pub use sites::list_sites;
 /// Documents fetched at once: enough to hide a round trip of tens of milliseconds, few enough for any server.
 pub(crate) const READS_AT_ONCE: usize = 16;
 
+/// What comes damaged so often lies there damaged; harm on the way is rare.
+const READS_MAX: usize = 3;
+
+/// Reads a document again while it comes damaged. Of a long log nearly every reading meets harm somewhere if any is about:
+/// what is read again is the object, not all of them.
+pub(crate) async fn while_harmed<T, F>(read: impl Fn() -> F) -> Result<T, RepoError>
+where
+    F: Future<Output = Result<T, RepoError>>,
+{
+    let mut found = read().await;
+    for _ in 1..READS_MAX {
+        match &found {
+            Err(error) if matches!(error.kind, RepoErrorKind::Damaged { .. }) => found = read().await,
+            _ => break,
+        }
+    }
+    found
+}
+
 /// Which sites' slices and frames to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sites {

@@ -38,6 +38,21 @@ pub struct ShardHistory {
     pub incarnations: Vec<IncarnationHistory>,
 }
 
+impl ShardHistory {
+    /// Snapshots that are there and whose root could not be read.
+    pub fn snapshots_unread(&self) -> impl Iterator<Item = &SnapshotId> {
+        self.incarnations.iter().flat_map(|incarnation| &incarnation.snapshots_unread)
+    }
+
+    /// Whether one of those begins an incarnation, as far as can be told: ids ascend with the positions of snapshots.
+    pub fn begins_unread(&self) -> bool {
+        self.incarnations.iter().any(|incarnation| {
+            let first = incarnation.snapshots.first().map(|first| &first.snapshot);
+            incarnation.snapshots_unread.iter().any(|unread| first.is_none_or(|first| unread < first))
+        })
+    }
+}
+
 /// One unbroken history.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct IncarnationHistory {
@@ -49,6 +64,9 @@ pub struct IncarnationHistory {
     pub segments: Vec<SegmentInfo>,
     /// Missing stretches.
     pub gaps: Vec<Gap>,
+    /// Snapshots that are there and whose root could not be read: what only they knew looks absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snapshots_unread: Vec<SnapshotId>,
 }
 
 impl IncarnationHistory {

@@ -18,7 +18,7 @@
 //! | `duplicate-site` | error with different targets, else warning | |
 //! | `site-alive` | error | `overwrite`, then a warning |
 //! | `publish-blocks-too-long` | error | `accept_block`, then a warning |
-//! | `target-not-covered`, `dependency-without-store`, `licensed-without-store`, `definition-changed`, `table-not-declared`, `table-undeclared`, `rpo-missed`, `rto-missed`, `split-store`, `not-probed`, `reference-unchecked` | warning | |
+//! | `target-not-covered`, `dependency-without-store`, `licensed-without-store`, `definition-changed`, `table-not-declared`, `table-undeclared`, `rpo-missed`, `rto-missed`, `split-store`, `not-probed`, `reference-unchecked`, `snapshot-unread` | warning | |
 //! | `site-moved`, `skew`, `table-created-again` | info | |
 //!
 //! Findings of one cause over many sites (a gap, a target not covered, forecast misses) are one note with a count.

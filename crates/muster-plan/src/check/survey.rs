@@ -13,7 +13,7 @@ use muster_types::{Boundary, Kind, ShardName, SiteId, Timestamp};
 use crate::planner::tier_targets;
 use crate::points::LateCommits;
 use crate::references::{self, SiteReferences};
-use crate::stores::{Finder, FoundStore, SiteStores, note};
+use crate::stores::{Finder, FoundStore, SiteStores, UNREAD_HINT, note};
 
 /// Gathers findings site by site; those of one cause over many sites are counted until [`Survey::finish`].
 pub(crate) struct Survey<'a> {
@@ -275,6 +275,7 @@ impl<'a> Survey<'a> {
 
     /// All findings.
     pub(crate) fn finish(mut self) -> Vec<Note> {
+        self.unread_notes();
         self.gap_notes();
         for (shard, stores) in &self.uncovered {
             let text = format!("the log does not reach the target of {} yet", some_of(stores));
@@ -293,6 +294,23 @@ impl<'a> Survey<'a> {
             self.notes.push(note);
         }
         self.notes
+    }
+
+    fn unread_notes(&mut self) {
+        for (shard, history) in &self.finder.index.catalog.shards {
+            for snapshot in history.snapshots_unread() {
+                let text = format!(
+                    "the root of snapshot {snapshot} cannot be read: stores that only it knew look absent"
+                );
+                self.notes.push(note(
+                    Severity::Warning,
+                    "snapshot-unread",
+                    shard.as_str(),
+                    text,
+                    UNREAD_HINT,
+                ));
+            }
+        }
     }
 
     fn gap_notes(&mut self) {

@@ -76,6 +76,7 @@ impl Script {
             snapshots: vec![],
             segments: vec![],
             gaps: vec![],
+            snapshots_unread: vec![],
         };
         Self {
             shard: shard(name),

@@ -17,7 +17,7 @@ use muster_types::table::CapturedTable;
 use muster_types::{Boundary, Digest, Incarnation, ShardName, SiteId};
 
 use super::log::Item;
-use super::{READS_AT_ONCE, Sites, note_damage};
+use super::{READS_AT_ONCE, Sites, note_damage, while_harmed};
 use crate::document::from_json_zstd;
 use crate::error::RepoError;
 use crate::keys;
@@ -121,10 +121,7 @@ pub(crate) async fn read(
     sites: Arc<Sites>,
 ) -> Result<Compacted, RepoError> {
     let key = keys::compacted_root(shard, incarnation, level, range);
-    let body = repository.objects().get(&key).await?.ok_or_else(|| RepoError::not_found(&key))?;
-    let digest = Digest::of(&body);
-    let name = key.clone();
-    let root: CompactedRoot = blocking(move || from_json_zstd(&name, &body)).await?;
+    let (digest, root) = while_harmed(|| read_root(repository, key.clone())).await?;
     let count = root.segments.positions.len() as u64;
     let columns =
         [root.segments.micros.len(), root.segments.clock_offset_micros.len(), root.segments.lists.len()];
@@ -143,6 +140,11 @@ pub(crate) async fn read(
         None => Vec::new(),
     };
     Ok(Compacted { key, digest, root, sites: pages.into_iter().flatten().collect(), unowned })
+}
+
+async fn read_root(repository: &Repository, key: String) -> Result<(Digest, CompactedRoot), RepoError> {
+    let body = repository.objects().get(&key).await?.ok_or_else(|| RepoError::not_found(&key))?;
+    blocking(move || Ok((Digest::of(&body), from_json_zstd(&key, &body)?))).await
 }
 
 /// Reads a page of a compacted segment.

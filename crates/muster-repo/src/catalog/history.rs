@@ -17,9 +17,6 @@ use crate::repository::{IncarnationDocument, Repository};
 /// Shards read at once; each has reads of its own in flight.
 const SHARDS_AT_ONCE: usize = 4;
 
-/// Harm on the way is rare: what is damaged three times lies there damaged.
-const READS_MORE: usize = 2;
-
 /// Slices or frames by site, of one snapshot or segment after the other.
 pub(super) type BySite<T> = Vec<BTreeMap<SiteId, Vec<T>>>;
 
@@ -66,26 +63,7 @@ pub(super) async fn survey(
     Ok(Survey { catalog, damages })
 }
 
-/// Reads a shard; where something of it came damaged, once more, since it may have been harmed on its way.
 pub(super) async fn read_shard(
-    repository: &Repository,
-    shard: ShardName,
-    sites: Arc<Sites>,
-) -> Result<ShardRead, RepoError> {
-    let mut best = read_once(repository, shard.clone(), Arc::clone(&sites)).await?;
-    for _ in 0..READS_MORE {
-        if best.damages.is_empty() {
-            break;
-        }
-        let again = read_once(repository, shard.clone(), Arc::clone(&sites)).await?;
-        if again.damages.len() < best.damages.len() {
-            best = again;
-        }
-    }
-    Ok(best)
-}
-
-async fn read_once(
     repository: &Repository,
     shard: ShardName,
     sites: Arc<Sites>,
@@ -115,6 +93,7 @@ async fn read_once(
             snapshots: snapshots.snapshots,
             segments: log.segments,
             gaps: log.gaps,
+            snapshots_unread: snapshots.without_root,
         };
         if let Some(next) = documents.get(number as usize + 1) {
             history.gaps.extend(end_of(&history, next));

@@ -10,7 +10,7 @@ use muster_types::table::CapturedTable;
 use muster_types::{Boundary, Digest, Incarnation, Position, ShardName, Timestamp};
 
 use super::history::BySite;
-use super::{READS_AT_ONCE, Sites, compacted, note_damage};
+use super::{READS_AT_ONCE, Sites, compacted, note_damage, while_harmed};
 use crate::document::from_json_zstd;
 use crate::error::RepoError;
 use crate::keys;
@@ -113,6 +113,15 @@ pub(crate) async fn sequences(
 }
 
 pub(super) async fn read_index(
+    repository: &Repository,
+    key: String,
+    sequence: u64,
+    sites: Arc<Sites>,
+) -> Result<Item, RepoError> {
+    while_harmed(|| read_index_once(repository, key.clone(), sequence, Arc::clone(&sites))).await
+}
+
+async fn read_index_once(
     repository: &Repository,
     key: String,
     sequence: u64,

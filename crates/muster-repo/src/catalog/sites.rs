@@ -53,7 +53,8 @@ async fn sites_of(
 ) -> Result<BTreeSet<SiteId>, RepoError> {
     let mut damages = Vec::new();
     let mut sites = BTreeSet::new();
-    for root in snapshots::roots(repository, shard, incarnation, &mut damages).await? {
+    let (roots, _) = snapshots::roots(repository, shard, incarnation, &mut damages).await?;
+    for root in roots {
         match snapshots::sites_of(repository, &root).await {
             Ok(found) => sites.extend(found),
             Err(error) => super::note_damage(&mut damages, error)?,
@@ -65,10 +66,13 @@ async fn sites_of(
     let indexes = super::log::sequences(repository, shard, incarnation, &cover.holes).await?;
     let named: Vec<Vec<SiteId>> = futures::stream::iter(indexes)
         .map(|sequence| async move {
-            let key = keys::segment_index(shard, incarnation, sequence);
-            let body = repository.objects().get(&key).await?;
-            let body = body.ok_or_else(|| RepoError::not_found(&key))?;
-            let names = blocking(move || from_json_zstd::<Names>(&key, &body)).await;
+            let key = &keys::segment_index(shard, incarnation, sequence);
+            let names = super::while_harmed(|| async move {
+                let body = repository.objects().get(key).await?;
+                let (key, body) = (key.clone(), body.ok_or_else(|| RepoError::not_found(key))?);
+                blocking(move || from_json_zstd::<Names>(&key, &body)).await
+            });
+            let names = names.await;
             let mut passed_over = Vec::new();
             match names {
                 Ok(names) => Ok(names.sites.into_keys().collect()),

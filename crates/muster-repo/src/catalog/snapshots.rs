@@ -7,10 +7,10 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use muster_types::catalog::SnapshotInfo;
 use muster_types::snapshot::{ManifestPage, ObjectInfo, SnapshotRoot, TableSlice};
-use muster_types::{Digest, Incarnation, ShardName, SiteId};
+use muster_types::{Digest, Incarnation, ShardName, SiteId, SnapshotId};
 
 use super::history::BySite;
-use super::{READS_AT_ONCE, Sites, note_damage};
+use super::{READS_AT_ONCE, Sites, note_damage, while_harmed};
 use crate::document::from_json_zstd;
 use crate::error::RepoError;
 use crate::keys;
@@ -25,6 +25,8 @@ pub(super) struct Snapshots {
     /// Of each snapshot: first and last site of the pages that could not be read.
     pub(super) unread: Vec<Vec<(SiteId, SiteId)>>,
     pub(super) unowned: Vec<Vec<TableSlice>>,
+    /// Snapshots whose root could not be read.
+    pub(super) without_root: Vec<SnapshotId>,
     pub(super) damages: Vec<RepoError>,
 }
 
@@ -35,7 +37,9 @@ pub(super) async fn read(
     sites: Arc<Sites>,
 ) -> Result<Snapshots, RepoError> {
     let mut found = Snapshots::default();
-    for root in roots(repository, shard, incarnation, &mut found.damages).await? {
+    let (roots, without_root) = roots(repository, shard, incarnation, &mut found.damages).await?;
+    found.without_root = without_root;
+    for root in roots {
         let mut slices = BTreeMap::new();
         let pages = root.pages.iter().filter(|page| sites.wants_between(&page.first, &page.last));
         let reads: Vec<_> = futures::stream::iter(pages.cloned().collect::<Vec<_>>())
@@ -71,35 +75,44 @@ pub(super) async fn read(
     Ok(found)
 }
 
-/// The readable roots by ascending position.
+/// The readable roots by ascending position, and the snapshots whose root is not.
 pub(super) async fn roots(
     repository: &Repository,
     shard: &ShardName,
     incarnation: &Incarnation,
     damages: &mut Vec<RepoError>,
-) -> Result<Vec<SnapshotRoot>, RepoError> {
+) -> Result<(Vec<SnapshotRoot>, Vec<SnapshotId>), RepoError> {
     let objects = repository.objects();
-    let entries = objects.list(&keys::snapshots(shard, incarnation), None).await?;
+    let folder = keys::snapshots(shard, incarnation);
+    let entries = objects.list(&folder, None).await?;
     let suffix = format!("/{}", keys::ROOT);
     let keys: Vec<String> =
         entries.into_iter().map(|entry| entry.key).filter(|key| key.ends_with(&suffix)).collect();
     let reads: Vec<_> = futures::stream::iter(keys)
         .map(|key| async move {
-            let body = objects.get(&key).await?.ok_or_else(|| RepoError::not_found(&key))?;
-            from_json_zstd::<SnapshotRoot>(&key, &body)
+            let key = &key;
+            let read = while_harmed(|| async move {
+                let body = objects.get(key).await?.ok_or_else(|| RepoError::not_found(key))?;
+                from_json_zstd::<SnapshotRoot>(key, &body)
+            });
+            (key.clone(), read.await)
         })
         .buffered(READS_AT_ONCE)
         .collect()
         .await;
-    let mut roots = Vec::new();
-    for root in reads {
-        match root {
+    let (mut roots, mut without_root) = (Vec::new(), Vec::new());
+    for (key, read) in reads {
+        match read {
             Ok(root) => roots.push(root),
-            Err(error) => note_damage(damages, error)?,
+            Err(error) => {
+                note_damage(damages, error)?;
+                let name = key.strip_prefix(&folder).and_then(|rest| rest.strip_suffix(&suffix));
+                without_root.extend(name.and_then(|name| name.parse().ok()));
+            }
         }
     }
     roots.sort_by_key(|root| root.boundary);
-    Ok(roots)
+    Ok((roots, without_root))
 }
 
 async fn read_page(
@@ -118,6 +131,10 @@ async fn read_page(
 
 /// Reads an object whole and checks it.
 pub(super) async fn fetch(repository: &Repository, object: &ObjectInfo) -> Result<Bytes, RepoError> {
+    while_harmed(|| fetch_once(repository, object)).await
+}
+
+async fn fetch_once(repository: &Repository, object: &ObjectInfo) -> Result<Bytes, RepoError> {
     let body = repository.objects().get(&object.key).await?;
     let body = body.ok_or_else(|| RepoError::not_found(&object.key))?;
     if body.len() as u64 != object.bytes {
