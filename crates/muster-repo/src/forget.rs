@@ -29,7 +29,11 @@ pub use find::{Found, find};
 
 /// All that is, or is being, forgotten.
 #[derive(Clone, Debug, Default)]
-pub struct Forgotten(Vec<Forgetting>);
+pub struct Forgotten {
+    notes: Vec<Forgetting>,
+    /// Keys of the notes that were read.
+    read: BTreeSet<String>,
+}
 
 impl Forgotten {
     /// Reads the notes.
@@ -37,23 +41,44 @@ impl Forgotten {
     /// # Errors
     /// See the module.
     pub async fn read(repository: &Repository) -> Result<Self, RepoError> {
-        let mut notes = Vec::new();
+        let mut forgotten = Self::default();
+        match forgotten.read_on(repository).await?.into_iter().next() {
+            Some(harmed) => Err(harmed),
+            None => Ok(forgotten),
+        }
+    }
+
+    /// Reads the notes that are new; those that are damaged.
+    ///
+    /// # Errors
+    /// What the object store answers; newer documents.
+    pub(crate) async fn read_on(&mut self, repository: &Repository) -> Result<Vec<RepoError>, RepoError> {
+        let mut harmed = Vec::new();
         for entry in repository.objects().list(keys::FORGETTINGS, None).await? {
-            if let Some(body) = repository.objects().get(&entry.key).await? {
-                notes.push(from_json(&entry.key, &body)?);
+            if self.read.contains(&entry.key) {
+                continue;
+            }
+            let Some(body) = repository.objects().get(&entry.key).await? else { continue };
+            match from_json(&entry.key, &body) {
+                Ok(note) => {
+                    self.notes.push(note);
+                    self.read.insert(entry.key);
+                }
+                Err(error) if error.is_harm() => harmed.push(error),
+                Err(error) => return Err(error),
             }
         }
-        Ok(Self(notes))
+        Ok(harmed)
     }
 
     /// The notes of a site.
     pub fn of<'a>(&'a self, site: &'a SiteId) -> impl Iterator<Item = &'a Forgetting> + 'a {
-        self.0.iter().filter(move |note| note.site == *site)
+        self.notes.iter().filter(move |note| note.site == *site)
     }
 
     /// All notes.
     pub fn all(&self) -> impl Iterator<Item = &Forgetting> {
-        self.0.iter()
+        self.notes.iter()
     }
 
     /// The sites of which nothing up to segment `last` of a history is read any more.
@@ -69,12 +94,12 @@ impl Forgotten {
                 history.shard == *shard && history.incarnation == *incarnation && last <= history.sequence
             })
         };
-        self.0.iter().filter(covers).map(|note| note.site.clone()).collect()
+        self.notes.iter().filter(covers).map(|note| note.site.clone()).collect()
     }
 
     /// Takes out of a catalog what is forgotten.
     pub(crate) fn hide(&self, catalog: &mut Catalog) {
-        for note in &self.0 {
+        for note in &self.notes {
             let Some(site) = catalog.sites.get_mut(&note.site) else { continue };
             for trace in &mut site.traces {
                 let histories = catalog.shards.get(&trace.shard).map(|shard| &shard.incarnations);

@@ -4,7 +4,7 @@
 //! - [`agenda`]: what a server does next about a job, from the last record of the job's chain.
 //! - [`liveness`]: which servers show signs of life.
 //! - [`runner`]: runs what is due.
-//! - [`alarms`]: what is wrong, and which edges of it are told; [`watch`]: how it is looked for; [`webhook`]: who is told.
+//! - [`alarms`]: what is wrong, and which edges of it are told; [`agreement`]: by whom; [`watch`]: how it is looked for; [`webhook`]: who is told.
 //! - [`metrics`], [`http`]: what can be asked.
 //!
 //! # Invariants
@@ -15,6 +15,7 @@
 //! The work of a job.
 
 pub mod agenda;
+pub mod agreement;
 pub mod alarms;
 pub mod http;
 pub mod liveness;

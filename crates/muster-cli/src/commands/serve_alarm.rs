@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use muster_repo::AlarmChain;
 use muster_serve::Job;
-use muster_serve::alarms::Alarms;
+use muster_serve::agreement::Agreement;
 use muster_serve::watch::{self, DrillsWatch, JobsWatch, LogWatch, LostSites, RunsWatch};
 use muster_serve::webhook::{Delivery, WebhookEvent, WebhookEvents, Webhooks};
 use muster_types::SiteId;
@@ -28,9 +27,8 @@ const OF_LOG: [AlarmName; 3] = [AlarmName::SitesLost, AlarmName::CaptureGap, Ala
 pub(crate) struct AlarmService {
     context: Arc<Context>,
     health: Arc<Health>,
-    server: String,
     webhooks: Webhooks,
-    view: Mutex<(Alarms, AlarmChain)>,
+    view: Mutex<Agreement>,
 }
 
 impl AlarmService {
@@ -40,13 +38,11 @@ impl AlarmService {
         server: &str,
         webhooks: Webhooks,
     ) -> Self {
-        let chain = AlarmChain::of(&context.repository);
         Self {
             context: Arc::clone(context),
             health: Arc::clone(health),
-            server: server.to_owned(),
             webhooks,
-            view: Mutex::new((Alarms::default(), chain)),
+            view: Mutex::new(Agreement::new(&context.repository, server)),
         }
     }
 
@@ -77,7 +73,7 @@ impl AlarmService {
         while !stopped_within(&mut stop, alarms.every_seconds).await {
             let looks = [
                 (&[AlarmName::DrillFailed, AlarmName::DrillSlower][..], drills.look().await.map_err(text)),
-                (&[AlarmName::SiteFailed], runs.look().await.map_err(text)),
+                (&[AlarmName::SiteFailed], runs.look(context::now()).await.map_err(text)),
                 (&[AlarmName::DamageFound], watch::damages(repository).await.map_err(text)),
                 (&[AlarmName::JobOverdue], jobs.look(context::now()).await.map_err(text)),
             ];
@@ -95,6 +91,9 @@ impl AlarmService {
 
     async fn look_at_logs(&self, watch: &mut LogWatch, draft: &mut Draft) -> Result<()> {
         let look = watch.look(&self.context.topology, context::now()).await?;
+        for damage in &look.damages {
+            print::talk(format!("looking at the logs for alarms: {damage}"));
+        }
         let mut found = look.capture;
         if let (Some(lost), Some(config)) = (look.lost, &self.context.topology.serve.detect) {
             self.health.metrics.lost_sites(lost.count(), lost.sites_max);
@@ -111,20 +110,11 @@ impl AlarmService {
     /// Takes what a look showed, and writes and tells what has changed for the repository.
     async fn saw(&self, names: &[AlarmName], found: Vec<Condition>) -> Result<()> {
         let mut view = self.view.lock().await;
-        let (alarms, chain) = &mut *view;
-        for edge in alarms.saw(names, found) {
+        for edge in view.saw(names, found) {
             say(&edge);
         }
-        self.health.alarms(alarms.standing());
-        chain.refresh().await?;
-        while let Some(record) = alarms.record(chain.last(), &self.server, context::now()) {
-            if chain.append(record.clone()).await? {
-                alarms.wrote(&record);
-                self.tell(&record);
-                break;
-            }
-        }
-        Ok(())
+        self.health.alarms(view.standing());
+        Ok(view.write(context::now(), |record| self.tell(record)).await?)
     }
 
     fn tell(&self, record: &AlarmRecord) {

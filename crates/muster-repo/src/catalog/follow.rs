@@ -19,6 +19,7 @@ use super::history::read_shard;
 use super::log::Item;
 use super::{READS_AT_ONCE, Sites, log};
 use crate::error::RepoError;
+use crate::forget::Forgotten;
 use crate::keys;
 use crate::repository::Repository;
 
@@ -47,6 +48,9 @@ pub struct FollowedCatalog {
     sites: Arc<Sites>,
     catalog: Catalog,
     known: BTreeMap<ShardName, Known>,
+    forgotten: Forgotten,
+    /// Notes of what is forgotten that could not be read: sites that they name show up again.
+    unread_notes: Vec<RepoError>,
 }
 
 impl FollowedCatalog {
@@ -59,7 +63,14 @@ impl FollowedCatalog {
             sites: BTreeMap::new(),
             unowned: Vec::new(),
         };
-        Self { repository: repository.clone(), sites: Arc::new(sites), catalog, known: BTreeMap::new() }
+        Self {
+            repository: repository.clone(),
+            sites: Arc::new(sites),
+            catalog,
+            known: BTreeMap::new(),
+            forgotten: Forgotten::default(),
+            unread_notes: Vec::new(),
+        }
     }
 
     /// As of the last look.
@@ -69,7 +80,7 @@ impl FollowedCatalog {
 
     /// What could not be read, each named with what to do about it.
     pub fn damages(&self) -> impl Iterator<Item = &RepoError> {
-        self.known.values().flat_map(|known| &known.damages)
+        self.known.values().flat_map(|known| &known.damages).chain(&self.unread_notes)
     }
 
     /// Reads on.
@@ -86,6 +97,8 @@ impl FollowedCatalog {
         for shard in shards {
             self.refresh_shard(&shard).await?;
         }
+        self.unread_notes = self.forgotten.read_on(&self.repository).await?;
+        self.forgotten.hide(&mut self.catalog);
         self.catalog.read_at = now;
         Ok(&self.catalog)
     }

@@ -1,5 +1,7 @@
 //! Sites lost, gaps and lag, read from the change logs.
 
+use std::collections::BTreeSet;
+
 use muster_plan::detect::{self, DetectOptions, Detection};
 use muster_repo::catalog::{FollowedCatalog, Sites};
 use muster_repo::{RepoError, Repository};
@@ -19,6 +21,8 @@ pub struct LogWatch {
     catalog: FollowedCatalog,
     detects: Option<DetectConfig>,
     lag_seconds_max: u64,
+    /// Damages that stand and were told.
+    told: BTreeSet<String>,
 }
 
 /// What a look showed.
@@ -28,7 +32,7 @@ pub struct LogLook {
     pub capture: Vec<Condition>,
     /// Sites that were lost, where it is looked for them.
     pub lost: Option<LostSites>,
-    /// What could not be read.
+    /// What could not be read, and could before.
     pub damages: Vec<String>,
 }
 
@@ -50,7 +54,8 @@ impl LogWatch {
         // Without detection, histories alone are of interest.
         let sites = if detects.is_some() { Sites::All } else { Sites::Some([].into()) };
         let catalog = FollowedCatalog::new(repository, sites);
-        Self { catalog, detects, lag_seconds_max: topology.serve.alarms.capture_lag_seconds_max }
+        let lag_seconds_max = topology.serve.alarms.capture_lag_seconds_max;
+        Self { catalog, detects, lag_seconds_max, told: BTreeSet::new() }
     }
 
     /// Reads what is new, and judges.
@@ -63,7 +68,10 @@ impl LogWatch {
         let mut capture = gaps(topology, catalog, now);
         capture.extend(lags(topology, catalog, now, self.lag_seconds_max));
         let lost = self.detects.as_ref().map(|config| LostSites::find(topology, catalog, config, now));
-        Ok(LogLook { capture, lost, damages: self.catalog.damages().map(ToString::to_string).collect() })
+        let standing: BTreeSet<String> = self.catalog.damages().map(ToString::to_string).collect();
+        let damages = standing.difference(&self.told).cloned().collect();
+        self.told = standing;
+        Ok(LogLook { capture, lost, damages })
     }
 }
 

@@ -22,11 +22,12 @@ impl RunsWatch {
         Self { repository: repository.clone(), over: BTreeSet::new() }
     }
 
-    /// Reads the runs that are not over, and judges. Those of drills are judged by their records.
+    /// Reads the runs that are not over, and judges; one that cannot be read is told as failed. Those of drills are judged
+    /// by their records.
     ///
     /// # Errors
-    /// A run that cannot be read.
-    pub async fn look(&mut self) -> Result<Vec<Condition>, JournalError> {
+    /// The object store cannot be reached.
+    pub async fn look(&mut self, now: Timestamp) -> Result<Vec<Condition>, JournalError> {
         let mut conditions = Vec::new();
         for run in RunObjects::list(&self.repository).await? {
             if run.as_str().starts_with(RUN_PREFIX) || self.over.contains(&run) {
@@ -36,7 +37,11 @@ impl RunsWatch {
                 Ok(history) => history,
                 // Its plan is there and its first record not yet.
                 Err(JournalError::NoRun { .. }) => continue,
-                Err(error) => return Err(error),
+                Err(JournalError::Repository(error)) if !error.is_harm() => return Err(error.into()),
+                Err(error) => {
+                    conditions.push(unreadable(&run, &error, now));
+                    continue;
+                }
             };
             match condition(&history) {
                 Standing::Over => drop(self.over.insert(run)),
@@ -45,6 +50,18 @@ impl RunsWatch {
             }
         }
         Ok(conditions)
+    }
+}
+
+fn unreadable(run: &RunId, error: &JournalError, now: Timestamp) -> Condition {
+    Condition {
+        name: AlarmName::SiteFailed,
+        subject: run.to_string(),
+        since: now,
+        text: format!("how its sites fare cannot be told: {error}"),
+        way_out: "muster repo check names what is damaged; the stores that it published stay published, and a new plan finds \
+                  them alive"
+            .to_owned(),
     }
 }
 

@@ -17,7 +17,7 @@ use crate::compaction::{crashing, random_log};
 use crate::seeds;
 use crate::world::{SITES, World, site};
 
-fn request(site: &SiteId) -> ForgetRequest {
+pub(crate) fn request(site: &SiteId) -> ForgetRequest {
     ForgetRequest {
         site: site.clone(),
         reason: "a test".to_owned(),
