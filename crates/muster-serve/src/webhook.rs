@@ -22,7 +22,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use muster_types::alarm::{AlarmName, AlarmPayload};
-use muster_types::topology::{SecretSource, WebhookConfig};
+use muster_types::topology::{SecretSource, WebhookAddress, WebhookConfig};
 use tokio::sync::{mpsc, watch};
 
 /// Edges that wait for one receiver: all alarms of a bad hour.
@@ -119,10 +119,7 @@ impl Webhooks {
             queues.push((name.clone(), config.events.clone(), put));
             senders.push(Sender {
                 name: name.clone(),
-                uri: config
-                    .url
-                    .parse()
-                    .map_err(|_| wrong("`url` is no address; write https://HOST/PATH".to_owned()))?,
+                uri: uri(&config.address).map_err(wrong)?,
                 secret: secret(config).map_err(wrong)?,
                 client: client().map_err(wrong)?,
                 queue,
@@ -147,22 +144,39 @@ impl Webhooks {
     }
 }
 
+/// Reads the address.
+fn uri(address: &WebhookAddress) -> Result<Uri, String> {
+    let text = match address {
+        WebhookAddress::Plain(url) => url.clone(),
+        WebhookAddress::Secret(source) => read(source, "url")?,
+    };
+    let uri: Result<Uri, _> = text.trim().parse();
+    let web = |uri: &Uri| uri.host().is_some() && matches!(uri.scheme_str(), Some("http" | "https"));
+    uri.ok().filter(web).ok_or_else(|| "its `url` is no address; write https://HOST/PATH".to_owned())
+}
+
 /// Reads the secret, and the header that it goes into.
 fn secret(config: &WebhookConfig) -> Result<Option<(HeaderName, HeaderValue)>, String> {
-    let text = match &config.secret {
-        None => return Ok(None),
-        Some(SecretSource::Environment(variable)) => std::env::var(variable).map_err(|_| {
-            format!("the environment variable {variable}, which `secret_env` names, is not set")
-        })?,
-        Some(SecretSource::File(path)) => std::fs::read_to_string(path)
-            .map_err(|error| format!("failed to read `secret_file` `{}`: {error}", path.display()))?,
-    };
+    let Some(source) = &config.secret else { return Ok(None) };
+    let text = read(source, "secret")?;
     let header: HeaderName =
         config.header.parse().map_err(|_| format!("`{}` is no name of a header", config.header))?;
-    let mut value = HeaderValue::from_str(text.trim_end_matches(['\r', '\n']))
+    let mut value = HeaderValue::from_str(&text)
         .map_err(|_| "its secret has letters that a header cannot hold".to_owned())?;
     value.set_sensitive(true);
     Ok(Some((header, value)))
+}
+
+/// Reads what the keys `NAME_env` and `NAME_file` name.
+fn read(source: &SecretSource, name: &str) -> Result<String, String> {
+    let text = match source {
+        SecretSource::Environment(variable) => std::env::var(variable).map_err(|_| {
+            format!("the environment variable {variable}, which `{name}_env` names, is not set")
+        })?,
+        SecretSource::File(path) => std::fs::read_to_string(path)
+            .map_err(|error| format!("failed to read `{name}_file` `{}`: {error}", path.display()))?,
+    };
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 /// Trusts the system's authorities, or those that `SSL_CERT_FILE` names.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use muster_serve::webhook::{Delivery, QUEUE_MAX, WebhookEvent, WebhookEvents, Webhooks};
 use muster_types::Timestamp;
 use muster_types::alarm::{AlarmName, AlarmPayload, Change, Condition};
-use muster_types::topology::{SecretSource, WebhookConfig};
+use muster_types::topology::{SecretSource, WebhookAddress, WebhookConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -78,8 +78,10 @@ fn world(hooks: &[(&str, SocketAddr, Vec<AlarmName>)]) -> World {
     let configs: BTreeMap<String, WebhookConfig> = hooks
         .iter()
         .map(|(name, addr, events)| {
+            let url = dir.path().join(format!("{name}.url"));
+            std::fs::write(&url, format!("http://{addr}/path?token=hush-url\n")).unwrap();
             let config = WebhookConfig {
-                url: format!("http://{addr}/path?token=hush-url"),
+                address: WebhookAddress::Secret(SecretSource::File(url)),
                 events: events.clone(),
                 header: "authorization".to_owned(),
                 secret: Some(SecretSource::File(file.clone())),
@@ -215,7 +217,8 @@ async fn a_receiver_that_hangs_holds_up_nobody_else() {
 #[test]
 fn wrong_webhooks_are_named() {
     let open = |url: &str, secret: Option<SecretSource>, header: &str| {
-        let config = WebhookConfig { url: url.to_owned(), events: vec![], header: header.to_owned(), secret };
+        let address = WebhookAddress::Plain(url.to_owned());
+        let config = WebhookConfig { address, events: vec![], header: header.to_owned(), secret };
         let events: WebhookEvents = Arc::new(|_| {});
         Webhooks::open(&[("pager".to_owned(), config)].into(), &events).map(drop).unwrap_err().to_string()
     };
@@ -227,7 +230,9 @@ fn wrong_webhooks_are_named() {
     );
     let missing = SecretSource::File("/no/such/file".into());
     assert!(open("https://x/", Some(missing), "authorization").contains("/no/such/file"));
-    assert!(open("https://x y/", None, "authorization").contains("`url` is no address"));
+    for url in ["https://x y/", "hooks.example/abc", "", "ftp://x/"] {
+        assert!(open(url, None, "authorization").contains("`url` is no address"), "{url}");
+    }
     let here = SecretSource::Environment("PATH".to_owned());
     assert!(open("https://x/", Some(here), "a b").contains("`a b` is no name of a header"));
 }

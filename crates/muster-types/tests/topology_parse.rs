@@ -7,7 +7,7 @@ use muster_types::Kind;
 use muster_types::alarm::AlarmName;
 use muster_types::topology::{
     AlarmsConfig, DriverConfig, JobConfig, JobWhat, KindMode, Migration, SecretSource, ServeConfig, Topology,
-    WebhookConfig,
+    WebhookAddress, WebhookConfig,
 };
 use proptest::prelude::*;
 
@@ -593,12 +593,13 @@ fn webhooks_say_whom_to_tell_of_what() {
     let with = |text: &str| format!("{text}\n\n[tiers.standard]");
     let good = "[serve.alarms]\nevery_seconds = 5\ncapture_lag_seconds_max = 60\n\n\
                 [serve.webhooks.pager]\nurl = \"https://pager.example/hook/abc\"\nevents = [\"sites-lost\", \"drill-slower\"]\n\
-                header = \"X-Token\"\nsecret_file = \"pager.secret\"\n\n[serve.webhooks.all]\nurl = \"http://[::1]:9/\"";
+                header = \"X-Token\"\nsecret_file = \"pager.secret\"\n\n[serve.webhooks.all]\nurl = \"http://[::1]:9/\"\n\n\
+                [serve.webhooks.chat]\nurl_env = \"CHAT_URL\"";
     let serve = parse(&GOOD.replace("[tiers.standard]", &with(good))).unwrap().serve;
     let alarms = AlarmsConfig { every_seconds: 5, capture_lag_seconds_max: 60, drill_percent_max: 200 };
     assert_eq!(serve.alarms, alarms);
     let pager = WebhookConfig {
-        url: "https://pager.example/hook/abc".into(),
+        address: WebhookAddress::Plain("https://pager.example/hook/abc".into()),
         events: vec![AlarmName::SitesLost, AlarmName::DrillSlower],
         header: "x-token".into(),
         secret: Some(SecretSource::File("/base/pager.secret".into())),
@@ -606,9 +607,12 @@ fn webhooks_say_whom_to_tell_of_what() {
     assert_eq!(serve.webhooks["pager"], pager);
     let all = &serve.webhooks["all"];
     assert_eq!((all.events.len(), all.header.as_str(), &all.secret), (0, "authorization", &None));
+    let chat = WebhookAddress::Secret(SecretSource::Environment("CHAT_URL".into()));
+    assert!(serve.webhooks["chat"].address == chat);
     assert!(!format!("{serve:?}").contains("abc"), "an address may hold a secret");
     let bad = "[serve.webhooks.a]\nurl = \"ftp://x\"\nevents = [\"fire\"]\nsecret_env = \"A\"\nsecret_file = \"b\"\n\n\
-               [serve.webhooks.b]\nsecret = \"hush\"";
+               [serve.webhooks.b]\nsecret = \"hush\"\n\n\
+               [serve.webhooks.c]\nurl = \"https://x\"\nurl_file = \"c.url\"";
     assert_eq!(
         wrong(&[("[tiers.standard]", &with(bad))]),
         "\
@@ -616,12 +620,14 @@ t.toml:11: `url` in [serve.webhooks.a] is no address of a web server
     write https://HOST/PATH
 t.toml:12: `fire` is no alarm, in [serve.webhooks.a]
     write `sites-lost`, `capture-gap`, `capture-lag`, `site-failed`, `drill-failed`, `drill-slower`, `damage-found`, `job-overdue`
-t.toml:14: [serve.webhooks.a] has two secrets
+t.toml:14: [serve.webhooks.a] has `secret_env` and `secret_file`
     keep one of `secret_env` and `secret_file`
 t.toml:16: [serve.webhooks.b] has no `url`
-    add `url = \"https://...\"`, where alarms are posted
+    add `url = \"https://...\"`, where alarms are posted, or `url_env` or `url_file` if it is a secret
 t.toml:17: unknown key `secret` in [serve.webhooks.b]
-    the keys here are `events`, `header`, `secret_env`, `secret_file`, `url`"
+    the keys here are `events`, `header`, `secret_env`, `secret_file`, `url`, `url_env`, `url_file`
+t.toml:21: [serve.webhooks.c] has two addresses
+    keep one of `url`, `url_env` and `url_file`"
     );
 }
 

@@ -11,15 +11,25 @@ pub fn differences(old: &str, new: &str) -> Vec<String> {
     let mut lines = Vec::new();
     for (key, value) in &old {
         match new.get(key) {
-            None => lines.push(format!("{key}: {value} → not there")),
+            None => lines.push(format!("{key}: {} → not there", shown(key, value))),
+            Some(other) if other != value && hidden(key) => lines.push(format!("{key}: … → another")),
             Some(other) if other != value => lines.push(format!("{key}: {value} → {other}")),
             Some(_) => {}
         }
     }
     let added = new.iter().filter(|(key, _)| !old.contains_key(*key));
-    lines.extend(added.map(|(key, value)| format!("{key}: not there → {value}")));
+    lines.extend(added.map(|(key, value)| format!("{key}: not there → {}", shown(key, value))));
     lines.sort();
     lines
+}
+
+/// Addresses of webhooks may be secrets.
+fn hidden(key: &str) -> bool {
+    key.starts_with("serve.webhooks.") && key.ends_with(".url")
+}
+
+fn shown<'v>(key: &str, value: &'v str) -> &'v str {
+    if hidden(key) { "…" } else { value }
 }
 
 fn settings(text: &str) -> BTreeMap<String, String> {
@@ -54,6 +64,11 @@ mod tests {
             "tables.z.reference: not there → true",
         ];
         assert_eq!(differences(old, new), expected);
+        let webhook = |url: &str| format!("[serve.webhooks.a]\nurl = \"{url}\"\nheader = \"x\"\n");
+        let (one, other) = (webhook("https://a/hush"), webhook("https://b/hush"));
+        assert_eq!(differences(&one, &other), ["serve.webhooks.a.url: … → another"]);
+        assert_eq!(differences(&one, "")[1], "serve.webhooks.a.url: … → not there");
+        assert_eq!(differences("", &one)[1], "serve.webhooks.a.url: not there → …");
         assert_eq!(differences(old, &format!("# why\n\n{old}")), [] as [String; 0]);
     }
 }

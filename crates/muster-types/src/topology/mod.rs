@@ -45,7 +45,9 @@ pub use kept::TopologyVersion;
 pub use migration::{Migration, STAGED};
 pub use sandbox::{MADE_PREFIX, NoSandbox, SandboxConfig, SandboxPlace, SandboxShard};
 pub use secret::secret_lines;
-pub use serve::{AlarmsConfig, DetectConfig, JobConfig, JobWhat, SecretSource, ServeConfig, WebhookConfig};
+pub use serve::{
+    AlarmsConfig, DetectConfig, JobConfig, JobWhat, SecretSource, ServeConfig, WebhookAddress, WebhookConfig,
+};
 pub use tenancy::{DatabaseTable, Declared, Named, PLACEHOLDER, SiteTable, TablePattern};
 
 use std::collections::BTreeMap;

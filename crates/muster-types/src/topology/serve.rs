@@ -85,8 +85,8 @@ impl Default for AlarmsConfig {
 /// Someone who is told of alarms.
 #[derive(Clone, PartialEq, Eq)]
 pub struct WebhookConfig {
-    /// Where the payload is posted. It may hold a secret of its own, so nothing prints it whole.
-    pub url: String,
+    /// Where the payload is posted.
+    pub address: WebhookAddress,
     /// Of which alarms; of all if empty.
     pub events: Vec<AlarmName>,
     /// The header that the secret goes into.
@@ -104,6 +104,15 @@ impl std::fmt::Debug for WebhookConfig {
             .field("secret", secret)
             .finish_non_exhaustive()
     }
+}
+
+/// Where payloads are posted. It may hold a secret of its own, so nothing prints it.
+#[derive(Clone, PartialEq, Eq)]
+pub enum WebhookAddress {
+    /// As the topology has it, and so the repository, which keeps the topology.
+    Plain(String),
+    /// It is a secret itself.
+    Secret(SecretSource),
 }
 
 /// Where a secret is read from when the service starts.
@@ -217,13 +226,7 @@ pub(super) fn serve(findings: &mut Findings<'_>, root: &mut Section<'_>, base_di
 }
 
 fn webhook(findings: &mut Findings<'_>, mut section: Section<'_>, base_dir: &Path) -> Option<WebhookConfig> {
-    let url = section.required_text(findings, "url", "add `url = \"https://...\"`, where alarms are posted");
-    if let Some(At { value, at }) = &url
-        && !(value.starts_with("https://") || value.starts_with("http://"))
-    {
-        let what = format!("`url` in {} is no address of a web server", section.name());
-        findings.add(*at, what, "write https://HOST/PATH");
-    }
+    let address = address(findings, &mut section, base_dir);
     let mut events = Vec::new();
     for At { value, at } in section.texts(findings, "events").map(|events| events.value).unwrap_or_default() {
         match value.parse() {
@@ -240,19 +243,53 @@ fn webhook(findings: &mut Findings<'_>, mut section: Section<'_>, base_dir: &Pat
     }
     let header =
         section.text(findings, "header").map_or_else(|| "authorization".to_owned(), |text| text.value);
-    let variable = section.text(findings, "secret_env");
-    let file = section.text(findings, "secret_file");
-    if let (Some(_), Some(file)) = (&variable, &file) {
-        let what = format!("{} has two secrets", section.name());
-        findings.add(file.at, what, "keep one of `secret_env` and `secret_file`");
-    }
-    let secret = match (variable, file) {
-        (Some(variable), _) => Some(SecretSource::Environment(variable.value)),
-        (None, Some(file)) => Some(SecretSource::File(base_dir.join(file.value))),
-        (None, None) => None,
-    };
+    let secret =
+        secret(findings, &mut section, ["secret_env", "secret_file"], base_dir).map(|At { value, .. }| value);
     section.close(findings);
-    Some(WebhookConfig { url: url?.value, events, header: header.to_ascii_lowercase(), secret })
+    Some(WebhookConfig { address: address?, events, header: header.to_ascii_lowercase(), secret })
+}
+
+/// Reads `url`, or where it is read from.
+fn address(
+    findings: &mut Findings<'_>,
+    section: &mut Section<'_>,
+    base_dir: &Path,
+) -> Option<WebhookAddress> {
+    let elsewhere = secret(findings, section, ["url_env", "url_file"], base_dir);
+    let Some(At { value: source, at }) = elsewhere else {
+        let hint = "add `url = \"https://...\"`, where alarms are posted, or `url_env` or `url_file` if it is a secret";
+        let At { value, at } = section.required_text(findings, "url", hint)?;
+        if !(value.starts_with("https://") || value.starts_with("http://")) {
+            let what = format!("`url` in {} is no address of a web server", section.name());
+            findings.add(at, what, "write https://HOST/PATH");
+        }
+        return Some(WebhookAddress::Plain(value));
+    };
+    if section.text(findings, "url").is_some() {
+        let what = format!("{} has two addresses", section.name());
+        findings.add(at, what, "keep one of `url`, `url_env` and `url_file`");
+    }
+    Some(WebhookAddress::Secret(source))
+}
+
+/// Reads what names an environment variable, or a file.
+fn secret(
+    findings: &mut Findings<'_>,
+    section: &mut Section<'_>,
+    [variable_key, file_key]: [&'static str; 2],
+    base_dir: &Path,
+) -> Option<At<SecretSource>> {
+    let variable = section.text(findings, variable_key);
+    let file = section.text(findings, file_key);
+    if let (Some(_), Some(file)) = (&variable, &file) {
+        let what = format!("{} has `{variable_key}` and `{file_key}`", section.name());
+        findings.add(file.at, what, format!("keep one of `{variable_key}` and `{file_key}`"));
+    }
+    match (variable, file) {
+        (Some(At { value, at }), _) => Some(At { value: SecretSource::Environment(value), at }),
+        (None, Some(At { value, at })) => Some(At { value: SecretSource::File(base_dir.join(value)), at }),
+        (None, None) => None,
+    }
 }
 
 /// Reads `[jobs]`.
