@@ -4,7 +4,7 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use aws_sdk_s3::config::http::HttpResponse;
-use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
 use super::RETRY_FOR;
 use crate::error::{RepoError, RepoErrorKind};
@@ -50,8 +50,9 @@ pub(super) fn sort<E>(doing: &str, error: &SdkError<E, HttpResponse>) -> Failure
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
-    let text = DisplayErrorContext(error).to_string();
-    let Some(service) = error.as_service_error() else { return sort_unanswered(doing, error, &text) };
+    let Some(service) = error.as_service_error() else {
+        return sort_unanswered(doing, error, &with_causes(error));
+    };
     let status = error.raw_response().map_or(0, |response| response.status().as_u16());
     let code = service.code().unwrap_or_default();
     let answer = match (code, service.message()) {
@@ -99,6 +100,19 @@ fn sort_answer(doing: &str, code: &str, status: u16, answer: &str) -> Failure {
             "this object store refuses a request that Muster needs; see docs/formats.md for what it must know",
         ),
     }
+}
+
+/// An error and what is behind it, without what the causes are made of.
+fn with_causes(error: &dyn Error) -> String {
+    let mut said = vec![error.to_string()];
+    let mut cause = error.source();
+    while let Some(behind) = cause {
+        said.push(behind.to_string());
+        cause = behind.source();
+    }
+    // Some repeat what is behind them.
+    said.dedup_by(|behind, before| before.ends_with(behind.as_str()));
+    said.join(": ")
 }
 
 fn sort_unanswered<E>(doing: &str, error: &SdkError<E, HttpResponse>, text: &str) -> Failure
@@ -163,6 +177,20 @@ impl Patience {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Link(&'static str, #[source] Option<Box<Link>>);
+
+    #[test]
+    fn causes_are_said_once_and_without_their_insides() {
+        let deepest = Link("permission denied", None);
+        let cause = Link("opening: permission denied", Some(Box::new(deepest)));
+        assert_eq!(
+            with_causes(&Link("no request", Some(Box::new(cause)))),
+            "no request: opening: permission denied"
+        );
+    }
 
     #[test]
     fn answers_are_sorted_by_what_the_caller_does() {
