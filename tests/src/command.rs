@@ -18,7 +18,8 @@ pub struct Ran {
 }
 
 impl Ran {
-    pub(crate) fn run(command: &mut Command) -> Self {
+    /// Runs it to its end.
+    pub fn run(command: &mut Command) -> Self {
         let line = line(command);
         let began = Instant::now();
         let output = command.output().unwrap_or_else(|error| panic!("{line}: {error}"));
