@@ -170,6 +170,8 @@ fn killed_sessions_cost_nothing() {
         // The slot learns of it later, or from the next session.
         let until = Instant::now() + Duration::from_secs(30);
         shard.acknowledge_until(until);
+        // The kill may be noticed only now.
+        poll_through(&mut shard);
         shard.check();
     }
     shard.run(LARGE);

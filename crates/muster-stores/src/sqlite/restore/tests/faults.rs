@@ -1,6 +1,7 @@
 //! Crashes and stray writes.
 
 use muster_engine::driver::{ErrorClass, StoreDriver};
+use muster_types::Epoch;
 
 use super::super::Fault;
 use super::fixture::Fixture;
@@ -104,9 +105,9 @@ async fn staging_that_a_killed_engine_left_goes_with_the_next_epoch() {
     let folder = fixture.dir.path().join("shard.db.muster/r1");
     let staged = std::fs::read_dir(&folder).unwrap().count();
     std::fs::write(folder.join("a.identity.part-1-0"), "torn").unwrap();
-    fixture.driver.fence(&work.run, muster_types::Epoch(2)).await.unwrap();
+    fixture.driver.fence(&work.run, Epoch(2)).await.unwrap();
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), staged, "what is whole stays");
-    fixture.driver.release(&work.run, work.epoch, std::slice::from_ref(&work.store)).await.unwrap();
+    fixture.driver.release(&work.run, Epoch(2), std::slice::from_ref(&work.store)).await.unwrap();
     assert!(!folder.exists());
 }
 
@@ -114,7 +115,7 @@ async fn staging_that_a_killed_engine_left_goes_with_the_next_epoch() {
 async fn an_engine_that_lost_the_run_leaves_nothing_staged() {
     let fixture = Fixture::new();
     let work = fixture.work("r1", 1, "site:a/identity");
-    fixture.driver.fence(&work.run, muster_types::Epoch(2)).await.unwrap();
+    fixture.driver.fence(&work.run, Epoch(2)).await.unwrap();
     let error = fixture.stage(&work, &fixture.rows(&work)).await.unwrap_err();
     assert_eq!(error.class, ErrorClass::Fenced);
     assert!(!fixture.dir.path().join("shard.db.muster").exists());
