@@ -39,7 +39,7 @@ fn the_shipped_scenario_runs_through_four_strategies_and_is_drawn() {
 
     let picture = std::fs::read_to_string(dir.path().join("curve.svg")).unwrap();
     assert!(picture.starts_with("<svg") && picture.trim_end().ends_with("</svg>"));
-    for text in ["sites back", "users back", "18 Apr"] {
+    for text in ["sites back", "users back", "first customers", "the real course"] {
         assert!(picture.contains(text), "{text}");
     }
 }

@@ -237,6 +237,14 @@ impl Scenario {
                 return Err(wrong("stores.kind", &store.kind, "it stands there twice"));
             }
         }
+        let rows: f64 = self.stores.iter().map(|store| store.rows_share).sum();
+        if (rows - 1.0).abs() > 1e-6 {
+            return Err(wrong(
+                "stores.rows_share",
+                format!("{rows:.4} in all"),
+                "the shares must add up to 1",
+            ));
+        }
         if !self.stores.iter().any(|store| store.sites_share == 1.0) {
             return Err(wrong(
                 "stores",
