@@ -79,6 +79,7 @@ faults: services
 
 bench: check-tools
 	$(CARGO) run --release --locked -p muster-benches
+	MUSTER_FLEETS=1000 $(CARGO) test --locked -p muster-forecast --test scheduler_figures -- --nocapture
 
 deny: check-tools
 	@command -v cargo-deny >/dev/null || $(CARGO) install cargo-deny --locked
