@@ -69,19 +69,7 @@ pub async fn check(repository: &Repository, share: f64, now: Timestamp) -> Resul
         .collect();
     let of_bytes: u64 = sizes.values().sum();
     let (number, before) = last(repository).await?;
-    let mut progress = before.unwrap_or(CheckProgress {
-        format: FORMAT,
-        ended_at: now,
-        reached: None,
-        round_began_at: now,
-        rounds: 0,
-        damages: BTreeMap::new(),
-    });
-    // What was removed is no damage any more.
-    progress.damages.retain(|key, _| sizes.contains_key(key));
-    if progress.reached.is_none() {
-        progress.round_began_at = now;
-    }
+    let mut progress = taken_up(before, &sizes, now);
     // As much as the share says, rounded up.
     let budget = (of_bytes as f64 * share.clamp(0.0, 1.0)).ceil() as u64;
     let from = progress.reached.take();
@@ -138,6 +126,24 @@ pub async fn check(repository: &Repository, share: f64, now: Timestamp) -> Resul
     checked.progress.ended_at = now;
     note(repository, number, &checked.progress).await?;
     Ok(checked)
+}
+
+/// The progress that a check goes on from: that of the one before, or a first round's.
+fn taken_up(before: Option<CheckProgress>, sizes: &BTreeMap<String, u64>, now: Timestamp) -> CheckProgress {
+    let mut progress = before.unwrap_or(CheckProgress {
+        format: FORMAT,
+        ended_at: now,
+        reached: None,
+        round_began_at: now,
+        rounds: 0,
+        damages: BTreeMap::new(),
+    });
+    // What was removed is no damage any more.
+    progress.damages.retain(|key, _| sizes.contains_key(key));
+    if progress.reached.is_none() {
+        progress.round_began_at = now;
+    }
+    progress
 }
 
 /// How far the last check came, and what it and those before it found.
